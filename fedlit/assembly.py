@@ -1,0 +1,141 @@
+"""From a config to the objects of an experiment. The only file, beside the command line, that sees YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from omegaconf import DictConfig, OmegaConf
+
+from fedlit import hardware
+from fedlit.algorithms import Algorithm, Sampling
+from fedlit.checkpoint import Checkpoints
+from fedlit.client import Client, Resident, check_keep_local
+from fedlit.config import bind, build
+from fedlit.data.loading import Loader
+from fedlit.data.site import Site
+from fedlit.display import Display
+from fedlit.errors import BadInput
+from fedlit.experiment import Experiment
+from fedlit.federation import Federation
+from fedlit.fleet import Fleet, Workbench, open_fabric
+from fedlit.messages import Server
+from fedlit.prediction import Global, Personal
+from fedlit.rundir import RunDirectory
+from fedlit.seeding import address
+from fedlit.stopping import between_steps
+from fedlit.training import LocalTraining
+from fedlit.weights import is_finite, select
+
+PREDICTORS = {"global": Global, "personal": Personal}
+
+
+def resolve(config: DictConfig) -> DictConfig:
+    """The config with everything decided that depends on the machine, by its device flags: precision and memory format."""
+    accelerator = hardware.resolve_accelerator(config.accelerator)
+    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    config.precision = hardware.resolve_precision(config.precision, accelerator)
+    config.channels_last = hardware.resolve_channels_last(config.channels_last, config.precision)
+    return config
+
+
+def start(config: DictConfig) -> Fabric:
+    """The Fabric of a resolved config, its processes started."""
+    torch.use_deterministic_algorithms(config.deterministic)
+    return open_fabric(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        precision=config.precision,
+        loggers=[build(node, root_dir=str(RunDirectory(config.run_dir) / "logs")) for node in config.loggers.values()],
+    )
+
+
+def assemble(config: DictConfig, fabric: Fabric, display: Display) -> Experiment:
+    """The objects of a resolved config.
+
+    Raises:
+        BadInput: the data, the network or their combination is wrong.
+    """
+    source = build(config.data)
+    unseen = tuple(config.unseen_sites)
+    sites = {site.name: site for site in source.load(unseen_sites=unseen, server_site=config.server_site, seed=config.seed)}
+    members = [site for site in sites.values() if site.role == "member"]
+    if len(members) < config.min_available_clients:
+        raise BadInput(f"min_available_clients={config.min_available_clients}, but only {len(members)} sites train: {', '.join(site.name for site in members)}")
+    values = [value for of_class in source.values for value in of_class]
+    if config.activation == "softmax" and len(set(values)) < len(values):
+        raise BadInput("activation=softmax: classes of data.labels share mask values, so they overlap; use activation=sigmoid")
+    for site in members:
+        if len(site.train) < config.batch_size:
+            display.say(f"{site.name} has {len(site.train)} training pictures, fewer than batch_size={config.batch_size}: its batches hold {len(site.train)}")
+    algorithm: Algorithm = build(config.algorithm)
+    participants = algorithm.participants(members)
+    network, resident = set_up_network(config, fabric, source)
+    keep_local = (*config.keep_local, *(resident.buffers if config.buffers == "local" else ()))
+    check_keep_local(resident.entries, keep_local)
+    fleet = Fleet(
+        fabric,
+        make_clients(config, participants, resident.network, keep_local),
+        costs={site.name: len(site.train) + len(site.val) + len(site.test) for site in (*sites.values(), *participants)},
+        workbench=Workbench(fabric, network, resident, Loader(num_workers=config.num_workers), between_steps),
+        on_client_error=config.on_client_error,
+        min_updates=config.min_available_clients,
+        watch=display,
+    )
+    first = resident.read()
+    run_dir = RunDirectory(config.run_dir)
+    return Experiment(
+        config,
+        run_dir,
+        source=source,
+        algorithm=algorithm,
+        predictors={name: PREDICTORS[name]() for name in algorithm.models} | {name: build(node) for name, node in config.prediction.items()},
+        scoring=build(config.metrics),
+        federation=Federation(
+            sites, fleet, Sampling(config.clients_per_round, config.fraction_train, config.seed), keep_local, config.batch_size
+        ),
+        checkpoints=Checkpoints(run_dir / "checkpoint", fleet),
+        first=Server({name: first[name] for name in first.keys() - select(first, keep_local).keys()}),
+        display=display,
+    )
+
+
+def set_up_network(config: DictConfig, fabric: Fabric, source: Any) -> tuple[torch.nn.Module, Resident]:
+    """The network of this process as Fabric wraps it, and the same as a place for weights. Its first state depends on the seed alone."""
+    torch.manual_seed(address(config.seed, "network"))
+    network = bind_network(config, source)()
+    if config.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    wrapped = fabric.setup_module(network)
+    resident = Resident(network)
+    if not is_finite(resident.entries):
+        raise BadInput(f"network {config.network['_target_']}: its first weights hold NaN or Inf")
+    return wrapped, resident
+
+
+def bind_network(config: DictConfig, source: Any) -> partial:
+    """The network's class with its arguments: one output a class, and one for the background where the activation is softmax."""
+    return bind(config.network, in_channels=source.channels, out_channels=len(source.classes) + (config.activation == "softmax"))
+
+
+def make_clients(config: DictConfig, sites: Sequence[Site], network: torch.nn.Module, keep_local: Sequence[str]) -> dict[str, Client]:
+    plan = LocalTraining(
+        optimizer=bind(config.optimizer),
+        seed=config.seed,
+        epochs=config.local_epochs,
+        steps=config.local_steps,
+        batch_size=config.batch_size,
+        schedule=build(config.schedule) if config.schedule else None,
+        gradient_clip=config.gradient_clip,
+        accumulate_batches=config.accumulate_batches,
+        optimizer_state=config.optimizer_state,
+    )
+    loss = build(config.loss)
+    return {
+        site.name: Client(site, network, loss=loss, plan=plan, keep_local=keep_local, channels_last=config.channels_last)
+        for site in sites
+    }

@@ -1,0 +1,169 @@
+"""Saves a run and brings it back: safetensors and JSON, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedlit.errors import BadInput
+from fedlit.fleet import Fleet
+from fedlit.messages import Server, Slots, header, restore, tensors
+from fedlit.weights import Weights, dumps, load, write_atomically
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """A run between two rounds: the server, what the clients that live in this process remember, and where the run stands (JSON values)."""
+
+    server: Server
+    memories: Mapping[str, Slots] = field(default_factory=dict)
+    progress: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    `round-00012.json` names the tensor files that belong to it with their hashes; tensor files are named by their content, so what did not
+    change is not written again. The last two rounds and the kept one stay.
+    """
+
+    def __init__(self, directory: Path, fleet: Fleet):
+        self.directory = directory
+        self.fleet = fleet
+        self._written: dict[str, tuple[Slots, str]] = {}
+
+    def save(self, state: State, *, kept: bool = False) -> None:
+        """Save the state after a round. Every process writes what lives in it; the first one then writes the index.
+
+        Raises:
+            OSError: the disk is full or read-only; the checkpoints before stay as they were.
+        """
+        memories = {name: self._write_memory(name, memory) for name, memory in state.memories.items()}
+        memories = {name: file for part in self.fleet.share(memories) for name, file in sorted(part.items())}
+        if self.fleet.is_first:
+            index = {
+                "format": FORMAT,
+                "server": {"header": header(state.server), "file": self._write(tensors(state.server))},
+                "memories": memories,
+                "progress": dict(state.progress),
+            }
+            content = json.dumps(index, indent=1).encode()
+            write_atomically(self.directory / f"round-{state.server.round:05d}.json", content)
+            if kept:
+                write_atomically(self.directory / "kept.json", content)
+            self._clean()
+        self.fleet.share(None)  # nobody writes the next round's files while the first process still removes old ones
+
+    def newest(self, warn: Callable[[str], None]) -> State | None:
+        """The newest state that is whole; None where nothing was saved.
+
+        Raises:
+            BadInput: checkpoints are there and none is whole.
+        """
+        names = sorted((path.name for path in self.directory.glob("round-*.json")), reverse=True)
+        problems = []
+        for name in names:
+            try:
+                return self.load(name)
+            except BadInput as error:
+                problems.append(str(error))
+                warn(f"{error}; going back to the checkpoint before")
+        if problems:
+            raise BadInput(f"no checkpoint in {self.directory} is whole: {problems[0]}; start anew with overwrite=true")
+        return None
+
+    def kept(self) -> State:
+        """The state of the kept round, of the last one where none was chosen."""
+        return self.load(kept_name(self.directory))
+
+    def load(self, name: str) -> State:
+        """The state saved under a name, with the memories of the clients that live in this process; see `read_state`."""
+        return read_state(self.directory, name, self._is_here)
+
+    def _is_here(self, name: str) -> bool:
+        return name in self.fleet.homes and self.fleet.lives_here(name)
+
+    def _write_memory(self, name: str, memory: Slots) -> str:
+        before = self._written.get(name)
+        if before is None or before[0] is not memory:
+            flat = {f"{slot}/{entry}": value for slot, values in memory.items() for entry, value in values.items()}
+            self._written[name] = (memory, self._write(flat))
+        return self._written[name][1]
+
+    def _write(self, weights: Weights) -> str:
+        content = dumps(weights)
+        name = f"{hashlib.sha256(content).hexdigest()}.safetensors"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not (self.directory / name).exists():
+            write_atomically(self.directory / name, content)
+        return name
+
+    def _clean(self) -> None:
+        """Remove all but the last two rounds, and the tensor files that no index names any more."""
+        for old in sorted(self.directory.glob("round-*.json"))[:-2]:
+            old.unlink()
+        named = set()
+        for path in self.directory.glob("*.json"):
+            index = json.loads(path.read_bytes())
+            named |= {index["server"]["file"], *index["memories"].values()}
+        for path in self.directory.glob("*.safetensors"):
+            if path.name not in named:
+                path.unlink()
+
+
+def kept_name(directory: Path) -> str:
+    """The index of the kept round, of the last one where none was chosen.
+
+    Raises:
+        BadInput: no round is saved.
+    """
+    if (directory / "kept.json").exists():
+        return "kept.json"
+    rounds = sorted(path.name for path in directory.glob("round-*.json"))
+    if not rounds:
+        raise BadInput(f"{directory}: no round is saved; has this run completed one?")
+    return rounds[-1]
+
+
+def read_state(directory: Path, name: str, is_wanted: Callable[[str], bool] = lambda client: True) -> State:
+    """The state that an index such as `kept.json` or `round-00012.json` names, with the memories of the wanted clients.
+
+    Raises:
+        BadInput: missing, damaged, or of another version.
+    """
+    path = directory / name
+    try:
+        index = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such checkpoint; has this run completed a round?") from None
+    except (ValueError, OSError) as error:
+        raise BadInput(f"checkpoint {path} is damaged: {error}") from None
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise BadInput(f"checkpoint {path} is not of the format {FORMAT} that this fedlit reads")
+    server = restore(Server, index["server"]["header"], _read(directory, index["server"]["file"]))
+    memories = {client: _slots(_read(directory, file)) for client, file in index["memories"].items() if is_wanted(client)}
+    return State(server, memories, index["progress"])
+
+
+def _read(directory: Path, name: str) -> Weights:
+    path = directory / name
+    if Path(name).name != name or not path.is_file():
+        raise BadInput(f"checkpoint file {path} is missing")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
+        raise BadInput(f"checkpoint file {path} is damaged: its content does not have the hash it is named by")
+    return load(path)[0]
+
+
+def _slots(flat: Weights) -> dict[str, dict]:
+    """`slot/entry` names back into slots."""
+    memory: dict[str, dict] = {}
+    for name, value in flat.items():
+        slot, entry = name.split("/", 1)
+        memory.setdefault(slot, {})[entry] = value
+    return memory

@@ -1,0 +1,195 @@
+"""A client: a network, its loss and optimizer, at a site, with a memory. It also trains alone under `lightning.Trainer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fedlit import training
+from fedlit.data.site import Site
+from fedlit.errors import BadInput
+from fedlit.messages import Slots, Update
+from fedlit.training import Batch, LocalTraining, Request
+from fedlit.weights import Weights, select
+
+if TYPE_CHECKING:
+    from fedlit.fleet import Workbench
+
+
+class Resident:
+    """The one network of a process, as a place to load weights into and read them from.
+
+    Its entries are the trained parameters and the floating-point buffers; frozen parameters are not touched. Integer buffers (counters) are
+    set back to their first value by every `load`: they are never sent and never averaged.
+    """
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+        buffers = dict(network.named_buffers())
+        self.parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
+        self.buffers = {name: value for name, value in buffers.items() if value.is_floating_point()}
+        self.entries = self.parameters | self.buffers
+        self.counters = {name: value for name, value in buffers.items() if not value.is_floating_point()}
+        self.first = self._copies(self.entries | self.counters)
+
+    def load(self, weights: Weights) -> None:
+        """Set every entry: to its value in `weights`, else to its first value.
+
+        Raises:
+            BadInput: `weights` holds an unknown entry or one of another shape.
+        """
+        for name, value in weights.items():
+            if name not in self.entries or value.shape != self.entries[name].shape:
+                here = f"of shape {tuple(self.entries[name].shape)}" if name in self.entries else "absent"
+                raise BadInput(f"these weights are of another network: entry {name} has shape {tuple(value.shape)}, here it is {here}")
+        state = {**self.first, **weights}
+        with torch.no_grad():
+            torch._foreach_copy_([*self.entries.values()], [state[name] for name in self.entries])
+            for name, counter in self.counters.items():
+                counter.copy_(state[name])
+
+    def read(self) -> dict[str, Tensor]:
+        """A copy of every entry."""
+        return self._copies(self.entries)
+
+    @staticmethod
+    def _copies(values: Weights) -> dict[str, Tensor]:
+        return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in values.items()}
+
+
+class Client(lightning.LightningModule):
+    """A site's part in the federation.
+
+    All clients of a process share one resident network. `fit`, `load`, `weights` and `update` need the workbench that a fleet lends; without
+    one, the same object trains under `lightning.Trainer`, where one epoch is one round's local work.
+
+    Args:
+        site: the hospital's data.
+        network: image [B, C, H, W] -> logits.
+        loss: (logits, target [B, K, H, W]) -> scalar mean over pictures.
+        plan: how much and with what the client trains.
+        keep_local: shell patterns of entries that stay at the site (FedBN: `*norm*`).
+        channels_last: train in that memory format.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        network: nn.Module,
+        *,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        plan: LocalTraining,
+        keep_local: Sequence[str] = (),
+        channels_last: bool = False,
+    ):
+        super().__init__()
+        self.site = site
+        self.network = network
+        self.loss = loss
+        self.plan = plan
+        self.keep_local = tuple(keep_local)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.memory: Slots = {}
+        self.workbench: Workbench | None = None
+        self.report: dict[str, float] = {}
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def objective(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss over the pictures of a batch."""
+        image = batch["image"].to(self.device, memory_format=self.memory_format, non_blocking=True)
+        return self.loss(network(image), batch["target"].to(self.device, non_blocking=True))
+
+    def make_optimizer(self, round: int) -> Optimizer:
+        """The optimizer of one round, with the state kept from the last one where the plan keeps it."""
+        optimizer = self.plan.optimizer([value for value in self.network.parameters() if value.requires_grad])
+        for group in optimizer.param_groups:
+            group["lr"] *= self.plan.schedule(round) if self.plan.schedule else 1
+        if self.plan.optimizer_state == "keep" and "optimizer" in self.memory:
+            training.load_optimizer_state(self.network, optimizer, self.memory["optimizer"])
+        return optimizer
+
+    # What an algorithm calls
+
+    def load(self, weights: Weights) -> None:
+        """Put the broadcast weights into the resident network, then the client's own kept entries."""
+        self.workbench.resident.load({**weights, **self.memory.get("kept", {})})
+
+    def fit(self, round: int, **openings: Callable) -> None:
+        """Train for one round; see `fedlit.training.fit` for the openings."""
+        self.report = {"loss": training.fit(self, round, **openings)}
+        if self.keep_local:
+            self.memory = {**self.memory, "kept": select(self.weights(), self.keep_local)}
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the resident network's entries."""
+        return self.workbench.resident.read()
+
+    def update(self, weights: Weights | None = None, **slots: Weights) -> Update:
+        """The message to the server: the shared entries (or `weights`), and any further slots."""
+        if weights is None:
+            weights = self.weights()
+            kept = select(weights, self.keep_local)
+            weights = {name: value for name, value in weights.items() if name not in kept}
+        return Update(self.site.name, len(self.site.train), weights, slots, self.report)
+
+    # What lightning.Trainer calls
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        torch.manual_seed(self.plan.step_seed(self.site, self.current_epoch, batch_index))
+        loss = self.objective(self.network, batch)
+        self.log("loss", loss, batch_size=len(batch["image"]))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(0)
+        if self.plan.schedule is None:
+            return optimizer
+        first = self.plan.schedule(0)
+        return [optimizer], [LambdaLR(optimizer, lambda round: self.plan.schedule(round) / first)]
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(_Batches(self.site), sampler=_Rounds(self), batch_size=None)
+
+
+class _Batches(Dataset):
+    def __init__(self, site: Site):
+        self.site = site
+
+    def __getitem__(self, request: Request) -> Batch:
+        return self.site.train.batch(request.indices, request.seeds)
+
+
+class _Rounds(Sampler):
+    """The requests of round after round; Lightning calls `set_epoch` before each."""
+
+    def __init__(self, client: Client):
+        self.client = client
+        self.round = 0
+
+    def set_epoch(self, round: int) -> None:
+        self.round = round
+
+    def __iter__(self) -> Iterator[Request]:
+        return (request for step in self.client.plan.requests(self.client.site, self.round) for request in step)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in iter(self))
+
+
+def check_keep_local(entries: Iterable[str], patterns: Sequence[str]) -> None:
+    """Raises BadInput where a pattern matches nothing, or all patterns together match everything."""
+    entries = {name: torch.empty(0) for name in entries}
+    for pattern in patterns:
+        if not select(entries, [pattern]):
+            raise BadInput(f"keep_local: the pattern {pattern!r} matches none of the network's {len(entries)} entries, such as {', '.join([*entries][:3])}")
+    if patterns and len(select(entries, patterns)) == len(entries):
+        raise BadInput(f"keep_local={list(patterns)} keeps every entry local: nothing is left to share; use algorithm=local")

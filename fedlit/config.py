@@ -1,0 +1,155 @@
+"""An experiment's file: read with what it includes and the command line, checked as a whole, compared with another."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fedlit.components import UNKNOWN, Inspection, bind, build
+from fedlit.errors import BadInput
+from fedlit.schema import GROUPS, NAMED_GROUPS, Problem, out_of_range, typed
+from fedlit.sources import COMMAND_LINE, Layer, Reading, flat, shipped, with_included, words
+
+__all__ = ["Checked", "Loaded", "Problem", "bind", "build", "check", "differences", "flatten", "load", "shipped"]
+
+SUPPLIED = {"network": ("in_channels", "out_channels"), "optimizer": ("params",), "loggers": ("root_dir",)}
+"""Arguments that the program gives when it builds a component."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was written, before types, defaults and interpolation.
+
+    Args:
+        notices: one line for each name of another tool that was understood, and for each node that was replaced.
+        sources: dotted key -> the file that set it, or `command line`.
+        problems: what could not be read as it is meant, such as an unknown name; `check` reports it with all others.
+    """
+
+    config: DictConfig
+    notices: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The typed experiment with all its problems at once; `unset` are the keys left at `???`."""
+
+    config: DictConfig
+    problems: tuple[Problem, ...]
+    remarks: tuple[str, ...]
+    unset: tuple[str, ...]
+
+    def require(self) -> DictConfig:
+        """The experiment, ready to run.
+
+        Raises:
+            BadInput: with every problem and every key left unset, one a line.
+        """
+        lines = [*map(str, self.problems), *(f"{key}: is not set; give {key}=VALUE" for key in self.unset)]
+        if lines:
+            raise BadInput("\n".join(lines))
+        return self.config
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
+    """Read an experiment from a file (or the name of a shipped one) and `key=value` words.
+
+    What a file includes comes first, its own keys win, the command line wins over both. A node is replaced by a bare
+    name (`algorithm: local`) and, in a file, by a node with another `_target_`; anything else is merged into it. Dotted
+    keys (`algorithm.mu=0.1`, in a file too) come after whole ones, in whatever order they are written.
+
+    Raises:
+        BadInput: a file or a word that cannot be read; what it says is judged by `check`.
+    """
+    file = Path(path) if Path(path).is_file() else shipped(path)
+    reading = Reading()
+    for layer in (*with_included(file), Layer(words(overrides), COMMAND_LINE, Path())):
+        reading.add(layer)
+    reading.tree.setdefault("name", file.stem)
+    try:
+        config = OmegaConf.create(reading.tree)
+    except OmegaConfBaseException as error:
+        raise BadInput(f"{file}: {error.full_key or ''}: {str(error).splitlines()[0]}") from None
+    return Loaded(config, tuple(reading.notices), reading.sources, tuple(reading.problems))
+
+
+def check(loaded: Loaded) -> Checked:
+    """Find all that is wrong before a device is touched: keys, types, ranges, interpolation, components, arguments."""
+    config, problems = typed(_plain(loaded.config))
+    unread = {problem.key for problem in loaded.problems}
+    problems = [*loaded.problems, *(problem for problem in problems if problem.key not in unread)]
+    unset: list[str] = []
+    values = {str(key): _resolved(config, key, problems, unset) for key in config}
+    problems += out_of_range(values)
+    inspection = Inspection()
+    nodes = {key: values[key] for key in GROUPS}
+    for group in NAMED_GROUPS:
+        named = values[group] if isinstance(values[group], dict) else {}
+        nodes |= {f"{group}.{name}": node for name, node in named.items()}
+    for key, node in nodes.items():
+        if node is not UNKNOWN and node is not None:
+            inspection.component(node, key, SUPPLIED.get(key.partition(".")[0], ()))
+    remarks = [f"{old} is called {new} here" for old, new in inspection.renamed]
+    for key in unset:
+        group = key.partition(".")[0]
+        remarks.append(f"{key} is not set: {'pictures' if group == 'data' else group} not checked")
+    for old, new in inspection.renamed:
+        _rename(config, old, new)
+    problems += inspection.problems
+    found = (each._replace(file=each.file or _source(each.key, loaded.sources)) for each in problems)
+    return Checked(config, tuple(dict.fromkeys(found)), tuple(remarks), tuple(unset))
+
+
+def _plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
+
+
+def _rename(config: DictConfig, old: str, new: str) -> None:
+    above, _, name = old.rpartition(".")
+    parent = OmegaConf.select(config, above)
+    OmegaConf.update(config, new, _plain(parent)[name], force_add=True)
+    del parent[name]
+
+
+def _resolved(parent: Any, key: Any, problems: list[Problem], unset: list[str]) -> Any:
+    """The plain value at a key, with UNKNOWN for every part that is unset or cannot be resolved."""
+    full = parent._get_full_key(key)
+    try:
+        if OmegaConf.is_missing(parent, key):
+            if "." in full and not OmegaConf.is_interpolation(parent, key):
+                unset.append(full)  # whole groups left unset are problems of the closed part
+            return UNKNOWN
+        value = parent[key]
+    except OmegaConfBaseException as error:
+        text = str(error).splitlines()[0]
+        if text not in (problem.text for problem in problems):  # not again for what interpolates this key
+            problems.append(Problem(full, text))
+        return UNKNOWN
+    if isinstance(value, DictConfig):
+        return {name: _resolved(value, name, problems, unset) for name in value}
+    return [_resolved(value, i, problems, unset) for i in range(len(value))] if OmegaConf.is_list(value) else value
+
+
+def _source(key: str, sources: Mapping[str, str]) -> str:
+    return next((file for leaf, file in sources.items() if f"{leaf}.".startswith(f"{key}.")), "")
+
+
+def flatten(config: DictConfig) -> dict[str, Any]:
+    """Dotted key -> resolved value; a list of plain values is one value, an unset value is `???`."""
+    return dict(flat(_plain(config, resolve=True), ""))
+
+
+def differences(old: DictConfig, new: DictConfig, free: Collection[str] = frozenset()) -> list[str]:
+    """One line, `batch_size: 8 -> 4`, for each key that differs; those in `free`, with all below them, may."""
+    before, after = flatten(old), flatten(new)
+    free = tuple(f"{name}." for name in free)
+    bound = sorted(key for key in before.keys() | after.keys() if not f"{key}.".startswith(free))
+    both = ((key, before.get(key, "not there"), after.get(key, "not there")) for key in bound)
+    return [f"{key}: {one} -> {other}" for key, one, other in both if one != other]

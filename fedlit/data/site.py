@@ -1,0 +1,27 @@
+"""A hospital's data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedlit.data.pictures import Pictures
+
+ROLES = ("member", "unseen", "server")
+
+
+@dataclass(frozen=True)
+class Site:
+    """`role`: a member trains, an unseen site is only evaluated (all its cases are test), the server's own data are of
+    role server. `seed_name` stands for the site in every seed; it is the name unless data.seed_names says else."""
+
+    name: str
+    role: str
+    train: Pictures
+    val: Pictures
+    test: Pictures
+    seed_name: str
+
+    @property
+    def num_samples(self) -> int:
+        """The number of training pictures."""
+        return len(self.train)

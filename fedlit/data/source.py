@@ -1,0 +1,204 @@
+"""Data from a manifest: every picture checked, decoded once and handed out by site."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fedlit.data.augmentation import Augmentation, plain
+from fedlit.data.cache import Files, PackedCase, default_cache, file_hashes, packed
+from fedlit.data.checks import duplicates, listed_twice, no_training, patients_in_two_splits, roles_of
+from fedlit.data.manifest import SPLITS, Row, manifest_problems, read_manifest, refuse, split_by_group
+from fedlit.data.pictures import Case, Pictures
+from fedlit.data.preparing import INTENSITIES, Preparation
+from fedlit.data.site import Site
+from fedlit.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The sites of a manifest (see `manifest.read_manifest` for its columns).
+
+    `labels` names the classes and their mask values, {"lung": 255} or {"cup": 0, "disc": [0, 128]}; classes may share
+    values. `background` is the value of no class; any other value is an error. `image_size` is one side, (H, W), or
+    None for the pictures' own sizes; both sides are resized, so the aspect ratio may change. `channels` is 1 (colour
+    becomes luminance) or 3 (grey is repeated). `intensity`: see `preparing.Preparation`. `augment`: transforms for
+    training, see `augmentation.Augmentation`. `fractions` (train, val, test) and `split_seed` divide the patients of a
+    manifest without a split column. `allow_duplicates` lets one picture stand at two sites or in two splits.
+    `seed_names` gives sites the seeds of another name. `cache_dir`: see `cache.default_cache`.
+    """
+
+    root: str
+    labels: Mapping[str, int | Sequence[int]]
+    background: int = 0
+    file: str = "sites.csv"
+    image_size: int | Sequence[int] | None = None
+    channels: int = 1
+    intensity: str = "auto"
+    augment: Sequence | None = None
+    fractions: Sequence[float] = (0.7, 0.1, 0.2)
+    split_seed: int = 0
+    allow_duplicates: bool = False
+    seed_names: Mapping[str, str] | None = None
+    cache_dir: str | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(str(name) for name in self.labels)
+
+    @property
+    def values(self) -> tuple[tuple[int, ...], ...]:
+        """The mask values of each class."""
+        return tuple(self._values().values())
+
+    def check(self) -> list[str]:
+        """What is wrong with the settings and the manifest's columns; no row and no picture is looked at."""
+        return self.setting_problems() + manifest_problems(self.root, self.file)
+
+    def load(self, *, unseen_sites: Collection[str] = (), server_site: str | None = None, seed: int = 0) -> list[Site]:
+        """The sites in order of their names. `seed` is not used: files hold no chance.
+
+        Raises one `BadInput` with all problems of the manifest's cells, or else of what the files hold.
+        """
+        if problems := self.check():
+            refuse(problems, "The data cannot be loaded")
+        rows = self._rows()
+        seed_names = self.seed_names or {}
+        sites = {row.site for row in rows}
+        roles = roles_of(sites, unseen_sites=unseen_sites, server_site=server_site, seed_names=seed_names)
+        rows = [replace(row, split="test") if roles[row.site] == "unseen" else row for row in rows]
+        digests = self._digests(rows)
+        problems = no_training(rows, roles, file=self.file) + listed_twice(rows, file=self.file)
+        problems += patients_in_two_splits(rows, file=self.file)
+        if not self.allow_duplicates:
+            problems += duplicates(rows, digests, file=self.file)
+        by_site = defaultdict(list)
+        for row in rows:
+            by_site[row.site].append(row)
+        loaded = []
+        for name in sorted(by_site):
+            splits, found = self._pictures(by_site[name], digests)
+            problems += found
+            if not problems:
+                loaded.append(Site(name=name, role=roles[name], seed_name=seed_names.get(name, name), **splits))
+        if problems:
+            refuse(problems, f"The data in {self.root} have problems")
+        return loaded
+
+    def fingerprint(self) -> str:
+        """The sha256 over what the manifest says and what its files hold; the order of rows does not matter."""
+        rows = self._rows()
+        digests = self._digests(rows)
+        facts = sorted(
+            (row.site, row.name, row.split, row.group, row.spacing or (), digests[row.image], digests[row.mask])
+            for row in rows
+        )
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def setting_problems(self) -> list[str]:
+        """What is wrong with the settings alone."""
+        problems = []
+        values = [value for own in self._values().values() for value in own]
+        if not values or not all(isinstance(value, int) for value in values):
+            found = plain(self.labels)
+            problems.append(f"data.labels={found}; needs a whole number or several for each class, such as lung: 255")
+        elif self.background in values:
+            named = ", ".join(name for name, own in self._values().items() if self.background in own)
+            problems.append(f"data.background={self.background} is also a value of {named}; name the value of no class")
+        elif len(set(values)) > 254:
+            problems.append(f"data.labels has {len(set(values))} values; at most 254 are possible")
+        if self.channels not in (1, 3):
+            problems.append(f"data.channels={self.channels}; allowed are 1 and 3")
+        if self.intensity not in INTENSITIES:
+            problems.append(f"data.intensity={self.intensity!r}; allowed are {', '.join(INTENSITIES)}")
+        size = self._size()
+        if size is not None and (len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size)):
+            problems.append(f"data.image_size={plain(self.image_size)}; needs one side or [H, W] in pixels")
+        return problems + (Augmentation(tuple(self.augment)).check() if self.augment else [])
+
+    def _rows(self) -> list[Row]:
+        rows = read_manifest(self.root, self.file)
+        if rows[0].split is None:
+            rows = split_by_group(rows, fractions=self.fractions, seed=self.split_seed)
+        return rows
+
+    def _cache(self) -> Path:
+        return Path(self.cache_dir).expanduser() if self.cache_dir else default_cache()
+
+    def _digests(self, rows: Sequence[Row]) -> dict[Path, str]:
+        paths = [path for row in rows for path in (row.image, row.mask)]
+        return file_hashes(paths, root=Path(self.root).expanduser().resolve(), cache=self._cache())
+
+    def _values(self) -> dict[str, tuple[int, ...]]:
+        if not isinstance(self.labels, Mapping):
+            return {}
+        return {str(name): _several(value) for name, value in self.labels.items()}
+
+    def _size(self) -> tuple[int, int] | None:
+        if self.image_size is None:
+            return None
+        return (self.image_size,) * 2 if isinstance(self.image_size, int) else _several(self.image_size)
+
+    def preparation(self) -> Preparation:
+        """What happens to every picture before it is trained on; a new picture to predict needs the same."""
+        others = sorted({value for values in self._values().values() for value in values})
+        return Preparation(
+            values=(self.background, *others),
+            channels=self.channels,
+            size=self._size(),
+            intensity=self.intensity,
+        )
+
+    def _pictures(self, rows: Sequence[Row], digests: Mapping[Path, str]) -> tuple[dict[str, Pictures], list[str]]:
+        """The site's pictures by split, and what is wrong with them."""
+        preparation = self.preparation()
+        keys = {row.line: f"{digests[row.image]}:{digests[row.mask]}" for row in rows}
+        files = {keys[row.line]: Files(row.image, row.mask, f"{self.file} line {row.line}") for row in rows}
+        pack, places, problems = packed(files, preparation, cache=self._cache())
+        if pack is None:
+            return {}, problems
+        table = [[value in values for value in preparation.values] for values in self._values().values()]
+        augmentation = Augmentation(tuple(self.augment)) if self.augment else None
+        splits = {}
+        for split in SPLITS:
+            chosen = sorted((row for row in rows if row.split == split), key=lambda row: row.name)
+            located = [(row, places[keys[row.line]]) for row in chosen]
+            try:
+                cases = _cases(located, preparation, self.file)
+            except BadInput as error:
+                problems.append(str(error))
+                continue
+            numbers = [number for _, place in located for number in range(place.first, place.first + place.num_slices)]
+            splits[split] = Pictures(
+                pack,
+                cases=cases,
+                rows=numbers,
+                table=np.array(table),
+                augmentation=augmentation if split == "train" else None,
+                name=rows[0].site,
+            )
+        return splits, problems
+
+
+def _several(value: object) -> tuple:
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+
+
+def _cases(located: Sequence[tuple[Row, PackedCase]], preparation: Preparation, file: str) -> list[Case]:
+    cases, start = [], 0
+    for row, place in located:
+        spacing = row.spacing or place.spacing
+        try:
+            spacing = preparation.spacing(spacing, decoded_size=place.size, is_volume=place.is_volume)
+        except BadInput as error:
+            raise BadInput(f"{file} line {row.line}: {error}") from error
+        indices = tuple(range(start, start + place.num_slices))
+        cases.append(Case(row.name, indices, row.group, spacing, place.is_volume))
+        start += place.num_slices
+    return cases

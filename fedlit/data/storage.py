@@ -1,0 +1,64 @@
+"""The cache's files: locked while they are written, replaced as a whole, with one clear error when there is no room."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from fedlit.errors import BadInput
+
+log = logging.getLogger(__name__)
+
+
+def read_json(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # a damaged index is only slower
+        return None
+
+
+def replace_file(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        sync(stream)
+    os.replace(temporary, path)
+
+
+def sync(stream: IO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; the lock dies with its process."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(path.with_suffix(".lock"), "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting for another process that fills %s", path)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def writing_to(cache: Path) -> Iterator[None]:
+    """Any OSError inside is the cache's: files of the user are read with their own errors."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        yield
+    except OSError as error:
+        free = f", {shutil.disk_usage(cache).free / 1e6:.0f} MB free" if cache.is_dir() else ""
+        raise BadInput(
+            f"the cache {cache} cannot be written ({error.strerror or error}{free}); make room there, or set"
+            " data.cache_dir or FEDLIT_CACHE to a folder on another disk"
+        ) from error

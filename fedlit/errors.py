@@ -1,0 +1,15 @@
+"""The ways a command can end badly, and the exit code of each."""
+
+from __future__ import annotations
+
+
+class BadInput(Exception):
+    """The configuration, the data or the command is wrong: one message says what, where, what is allowed and what to do. Exit 2."""
+
+
+class ClientFailed(Exception):
+    """A client's local update failed: its error, or a loss that is not finite. Exit 1."""
+
+
+class Stopped(BaseException):
+    """The run was asked to stop by a signal and has reached a safe point. Exit 75. No Exception: no policy on failing clients may catch it."""

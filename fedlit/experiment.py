@@ -1,0 +1,202 @@
+"""An experiment: the rounds, scored, recorded and saved one by one, then the test cases and the report."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from fedlit.algorithms import Algorithm
+from fedlit.checkpoint import Checkpoints, State
+from fedlit.data.source import Manifest
+from fedlit.display import Display
+from fedlit.federation import Federation, Round
+from fedlit.fleet import Fleet, on_first
+from fedlit.messages import Server
+from fedlit.metrics import Scoring
+from fedlit.prediction import Predictor
+from fedlit.progress import Progress
+from fedlit.record import MetricRow, Record, case_means, provenance, save_picture, site_metrics, summarise, write_json
+from fedlit.report import write_report
+from fedlit.rundir import RunDirectory
+from fedlit.weights import sha256
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The objects of one config in one process."""
+
+    config: DictConfig
+    run_dir: RunDirectory
+    source: Manifest
+    algorithm: Algorithm
+    predictors: Mapping[str, Predictor]
+    scoring: Scoring
+    federation: Federation
+    checkpoints: Checkpoints
+    first: Server
+    display: Display
+
+    @property
+    def fleet(self) -> Fleet:
+        return self.federation.fleet
+
+    @property
+    def main_model(self) -> str:
+        """The predictor by which the run is judged."""
+        return self.algorithm.models[0]
+
+    def run(self, command: Sequence[str]) -> dict[str, Any]:
+        """Train to the last round, score the test cases of the kept and of the last round, write the report; returns the summary."""
+        state = self.resume()
+        record = Record(self.run_dir.path)
+        if self.fleet.is_first:
+            record.truncate(state.server.round)
+            write_json(self.run_dir / "provenance.json", provenance(command, self.source.fingerprint()))
+        progress = Progress.from_json(state.progress) if state.progress else Progress()
+        patience = self.config.patience
+        if not progress.is_stale(patience):
+            for round in self.federation.run(self.algorithm, state.server, self.config.num_rounds):
+                progress = self.after(round, progress, record)
+                if progress.is_stale(patience):
+                    self.display.say(f"stopped early: the last {patience} evaluations brought nothing better than round {progress.kept_round}")
+                    break
+        return self.conclude(progress, record)
+
+    def evaluate(self) -> None:
+        """Score the predictors on the test cases of the kept round, beside what is recorded, and draw the report again."""
+        state = self.checkpoints.kept()
+        self.display.say(f"scoring {', '.join(self.predictors)} at round {state.server.round}")
+        record = Record(self.run_dir.path)
+        self.score_test(state, record)
+        if self.fleet.is_first:
+            write_report(self.run_dir.path)
+
+    def resume(self) -> State:
+        """The newest checkpoint, or the state before the first round."""
+        state = self.checkpoints.newest(self.display.warn) or State(self.first)
+        self.fleet.workbench.resident.load(state.server.weights)  # raises where the checkpoint is of another network
+        self.fleet.memories = dict(state.memories)
+        if state.server.round:
+            self.display.say(f"continuing after round {state.server.round}")
+        return state
+
+    def after(self, round: Round, progress: Progress, record: Record) -> Progress:
+        """Score, record and save a completed round."""
+        number = round.server.round
+        self.display.round_finished(number, round.seconds, round.bytes_up, round.bytes_down)
+        for name, reason in round.aggregate.dropped.items():
+            self.display.warn(f"round {number}: {name} was dropped: {reason}")
+        rows = [MetricRow(number, report.client, "member", "local", "train", "loss", report.scalars["loss"], report.num_samples)
+                for report in round.aggregate.reports if report.client in self.federation.sites]  # fmt: skip
+        value = None
+        if number % self.config.eval_every == 0 or number == self.config.num_rounds:
+            scores = self.score(round.server, "val", self.scoring.validation)[0]
+            counted = self.counted(scores)
+            self.display.scored(number, counted)
+            value = self.worth(counted)
+            rows += scores
+        progress = progress.after(round, value)
+        if self.fleet.is_first:
+            record.add(rows)
+            for logger in self.fleet.fabric.loggers:
+                logger.log_metrics({f"{row.split}_{row.metric}/{row.model}/{row.site}": row.value for row in rows}, step=number)
+        self.checkpoints.save(State(round.server, self.fleet.memories, progress.as_json()), kept=progress.kept_round == number)
+        return progress
+
+    def counted(self, rows: Sequence[MetricRow]) -> dict[str, float]:
+        """The Dice of every member with the main model: what the kept round is chosen by."""
+        return {row.site: row.value for row in rows
+                if (row.metric, row.model, row.role) == ("dice", self.main_model, "member") and row.num_cases}  # fmt: skip
+
+    def worth(self, dice: Mapping[str, float]) -> float | None:
+        """The worst or the mean of the members' results; None where no member has validation cases."""
+        choose = min if self.config.keep_by == "worst" else statistics.fmean
+        return choose(dice.values()) if dice else None
+
+    def score(self, server: Server, split: str, metrics: Sequence[str]) -> tuple[list, list]:
+        """(rows for metrics.csv, rows for cases.csv) of a split, for every predictor."""
+        cases = self.federation.score(
+            self.predictors, server, scoring=self.scoring, metrics=metrics, classes=self.source.classes, split=split
+        )
+        return site_metrics(cases, {name: site.role for name, site in self.federation.sites.items()}), cases
+
+    def conclude(self, progress: Progress, record: Record) -> dict[str, Any]:
+        """Score the test split of the kept round and of the last one, summarise, draw, report."""
+        last = self.checkpoints.load(f"round-{progress.num_rounds:05d}.json")
+        kept = self.checkpoints.kept()
+        for state in {state.server.round: state for state in (last, kept)}.values():
+            self.score_test(state, record)
+        summary = self.summarise(kept, last, progress, record)
+        if self.config.report.pictures:
+            self.save_pictures(kept, record)
+        if self.fleet.is_first:
+            write_json(self.run_dir / "summary.json", summary)
+            write_report(self.run_dir.path)
+        return summary
+
+    def score_test(self, state: State, record: Record) -> None:
+        """Score the test split of every site with a saved state."""
+        self.fleet.memories = dict(state.memories)
+        rows, cases = self.score(state.server, "test", self.scoring.test)
+        if self.fleet.is_first:
+            record.add(rows, cases)
+
+    def summarise(self, kept: State, last: State, progress: Progress, record: Record) -> dict[str, Any]:
+        """What summary.json holds."""
+        personal = self.fleet.each(lambda name: sha256(last.memories.get(name, {}).get("personal", {})), sorted(self.fleet.clients))
+        hashes = "\n".join([sha256(last.server.weights), *(f"{name} {value}" for name, value in personal.items())])
+        round = kept.server.round
+        scores = summarise(record.cases(), record.metrics(), round=round, model=self.main_model) if self.fleet.is_first else {}
+        return scores | {
+            "name": self.config.name,
+            "algorithm": type(self.algorithm).__name__,
+            "kept_round": round,
+            "kept_by": f"{self.config.keep_by} validation Dice" if progress.kept_round else "last round, for want of validation cases",
+            "num_rounds": progress.num_rounds,
+            "seconds_per_round": progress.seconds / progress.num_rounds,
+            "bytes_up": progress.bytes_up,
+            "bytes_down": progress.bytes_down,
+            "weights_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+            "precision": self.config.precision,
+            "dropped": list(progress.dropped),
+            "warnings": list(self.display.warnings),
+        }
+
+    def save_pictures(self, state: State, record: Record) -> None:
+        """The best, the median and the worst test case of every site, as the report shows them."""
+        self.fleet.memories = dict(state.memories)
+        chosen = on_first(self.fleet.fabric, lambda: chosen_cases(record, state.server.round, self.main_model))
+        self.fleet.each(partial(self._save_pictures, state.server, chosen), sorted(chosen))
+
+    def _save_pictures(self, server: Server, chosen: Mapping[str, Mapping[str, tuple[str, float]]], site: str) -> None:
+        pictures = self.federation.sites[site].test
+        cases = {case.id: case for case in pictures.cases}
+        for rank, (name, dice) in chosen[site].items():
+            predictor = self.predictors[self.main_model]
+            for case, prediction in self.federation.predict(predictor, server, site, pictures, [cases[name]]):
+                target = pictures.batch(case.indices)["target"].bool()
+                shown = int(target.flatten(1).sum(1).argmax())  # of a volume, the slice with most foreground
+                image = pictures.images([case.indices[shown]])[0].permute(1, 2, 0)
+                save_picture(
+                    self.run_dir.path, site=site, case=name, rank=rank, model=self.main_model, dice=dice,
+                    image=(image * 255).round().to(torch.uint8).squeeze(-1).numpy(),
+                    target=target[shown].numpy(), prediction=prediction[shown].numpy(),
+                )  # fmt: skip
+
+
+def chosen_cases(record: Record, round: int, model: str) -> dict[str, dict[str, tuple[str, float]]]:
+    """site -> {best, median, worst: (case, Dice)} of the test split; a site without counted cases is left out."""
+    chosen = {}
+    for (number, site, name, split, metric), means in case_means(record.cases()).items():
+        ranked = sorted((value, case) for case, value in means.items() if value is not None)
+        if (number, name, split, metric) == (round, model, "test", "dice") and ranked:
+            places = {"best": -1, "median": (len(ranked) - 1) // 2, "worst": 0}
+            chosen[site] = {rank: (ranked[place][1], ranked[place][0]) for rank, place in places.items()}
+    return chosen

@@ -1,0 +1,95 @@
+"""A finished run's model, without the data it was trained on: for prediction and export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from fedlit.algorithms import Algorithm
+from fedlit.assembly import PREDICTORS, bind_network
+from fedlit.checkpoint import kept_name, read_state
+from fedlit.client import Resident
+from fedlit.config import build
+from fedlit.data.request import channels_first
+from fedlit.data.reading import Picture
+from fedlit.data.source import Manifest
+from fedlit.errors import BadInput
+from fedlit.prediction import Learnt, Predictor
+from fedlit.rundir import RunDirectory
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A network with the weights of one model at one site, in evaluation mode, and how pictures are made ready for it."""
+
+    network: nn.Module
+    source: Manifest
+    description: Mapping[str, Any]
+
+    def images(self, picture: Picture) -> Tensor:
+        """A decoded file as the network wants it: float32 [D, C, H, W] in [0, 1]."""
+        array = self.source.preparation().image(picture)
+        return channels_first((array / np.iinfo(array.dtype).max).astype(np.float32))
+
+
+def open_model(run_dir: Path, *, site: str | None = None, model: str | None = None) -> Finished:
+    """The model of a run's kept round.
+
+    Args:
+        site: whose kept entries or personal model; needed where the run has such.
+        model: `global`, `personal`, or a predictor that the run's config names; by default the one the run was judged by.
+
+    Raises:
+        BadInput: no finished run, no such site or model.
+    """
+    directory = RunDirectory(run_dir)
+    config = directory.read_config()
+    source: Manifest = build(config.data)
+    algorithm: Algorithm = build(config.algorithm)
+    name = model or algorithm.models[0]
+    predictor = named_predictor(config, name)
+    checkpoints = directory / "checkpoint"
+    state = read_state(checkpoints, kept_name(checkpoints), lambda client: client == site)
+    if site is not None:
+        check_site(directory, site)
+    component = bind_network(config, source)
+    network = component()
+    learnt = Learnt(state.server, network, Resident(network), state.memories.get(site, {}), kept=tuple(config.keep_local))
+    if predictor.prepare(learnt, None) is None:
+        raise BadInput(f"{run_dir} has no {name} model {f'for {site}' if site else 'that fits every site'}; name a member with --site")
+    return Finished(network.eval(), source, describe(config, source, component, name, site, state.server.round))
+
+
+def named_predictor(config: DictConfig, name: str) -> Predictor:
+    if name in config.prediction:
+        return build(config.prediction[name])
+    if name not in PREDICTORS:
+        raise BadInput(f"--model={name}: allowed are {', '.join([*PREDICTORS, *config.prediction])}")
+    return PREDICTORS[name]()
+
+
+def check_site(directory: RunDirectory, site: str) -> None:
+    if not (directory / "summary.json").is_file():
+        return
+    sites = json.loads((directory / "summary.json").read_text())["sites"]
+    if site not in sites:
+        raise BadInput(f"--site={site}: this run has the sites {', '.join(sorted(sites))}")
+
+
+def describe(config: DictConfig, source: Manifest, network: partial, model: str, site: str | None, round: int) -> dict[str, Any]:
+    """What is needed to build the network and to feed it, as JSON values."""
+    size = source.preparation().size
+    return {
+        "network": {"target": config.network["_target_"], "arguments": network.keywords},
+        "input": {"channels": source.channels, "image_size": size and list(size), "range": [0, 1], "intensity": source.preparation().intensity},
+        "output": {"activation": config.activation, "classes": list(source.classes)},
+        "run": {"name": config.name, "round": round, "model": model, "site": site},
+    }

@@ -1,0 +1,241 @@
+"""Where clients run. The only file that knows that there is more than one process."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+import torch.distributed
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from torch import nn
+
+from fedlit import hardware
+from fedlit.display import Display, open_display
+from fedlit.errors import BadInput, ClientFailed
+from fedlit.messages import Aggregate, Broadcast, Report, Slots, Update, restore, size, tensors
+from fedlit.weights import WeightedSum, is_finite, to_cpu
+
+if TYPE_CHECKING:
+    from fedlit.aggregation import Aggregation
+    from fedlit.client import Client, Resident
+    from fedlit.data.loading import Loader
+
+Result = TypeVar("Result")
+LocalUpdate = Callable[["Client", Broadcast], tuple[Update, Slots]]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What a process lends to the client at work: the Fabric, the wrapped network, the network itself, batches, and a safe point between steps."""
+
+    fabric: Fabric
+    network: nn.Module
+    resident: Resident
+    loader: Loader
+    between_steps: Callable[[str], None]
+
+
+class SideBySide(DDPStrategy):
+    """Starts and connects processes as DDP does, and wraps nothing: every process trains clients of its own."""
+
+    def setup_module(self, module: nn.Module) -> nn.Module:
+        return module
+
+
+def open_fabric(*, accelerator: str, devices: int | str, num_nodes: int, precision: str, loggers: Iterable[Any] = ()) -> Fabric:
+    """The Fabric of this run, its processes started. Flags of `fabric run` win over `accelerator`, `devices` and `num_nodes`.
+
+    Raises:
+        BadInput: `fabric run --strategy` asks for one that does not fit.
+    """
+    strategy = os.environ.pop("LT_STRATEGY", "ddp")
+    if strategy not in ("ddp", "auto"):
+        raise BadInput(f"fabric run --strategy={strategy}: clients are placed side by side, which needs ddp; leave the flag out")
+    started = "LT_CLI_USED" in os.environ
+    precision = os.environ.get("LT_PRECISION", precision)
+    one = not started and str(devices) in ("1", "auto") and num_nodes == 1 and "WORLD_SIZE" not in os.environ
+    fabric = Fabric(
+        accelerator="auto" if started else accelerator,
+        devices="auto" if started else (1 if one else devices),
+        num_nodes=1 if started else num_nodes,
+        strategy="auto" if one else SideBySide(),
+        precision=precision,
+        loggers=list(loggers),
+    )
+    if not started:
+        fabric.launch()
+    if fabric.device.type == "cpu":
+        hardware.share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", fabric.world_size // fabric.strategy.num_nodes if not one else 1)))
+    return fabric
+
+
+def on_first(fabric: Fabric, function: Callable[[], Result]) -> Result:
+    """What `function` returns in the first process, known in all.
+
+    Raises:
+        BadInput: in every process, if the first one raised it.
+    """
+    result: Any = None
+    if fabric.global_rank == 0:
+        try:
+            result = (True, function())
+        except BadInput as error:
+            result = (False, str(error))
+    done, value = fabric.broadcast(result)
+    if not done:
+        raise BadInput(value)
+    return value
+
+
+def pack(costs: Mapping[str, float], num_groups: int) -> dict[str, int]:
+    """A home for every name: longest first, each to the group with the least to do. Ties are broken by name, so the order of `costs` is irrelevant."""
+    load = [0.0] * num_groups
+    homes = {}
+    for name in sorted(costs, key=lambda name: (-costs[name], name)):
+        homes[name] = min(range(num_groups), key=lambda group: (load[group], group))
+        load[homes[name]] += costs[name]
+    return homes
+
+
+class Fleet:
+    """Runs a function for clients, each in the process that is its home for the whole run, and shares the results.
+
+    Args:
+        fabric: with its processes started.
+        clients: by name, in every process; a client's memory lives only at its home.
+        costs: by name, what a client's round or a site's evaluation costs relative to others; every name in it gets a home.
+        workbench: lent to each client in turn.
+        on_client_error: `fail` the round, or `drop` the client from it.
+        watch: is told of rounds and clients.
+        min_updates: a round from which clients were dropped fails with fewer (but never with a whole cohort).
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        clients: Mapping[str, Client],
+        costs: Mapping[str, float],
+        workbench: Workbench,
+        *,
+        on_client_error: Literal["fail", "drop"] = "fail",
+        min_updates: int = 1,
+        watch: Display | None = None,
+    ):
+        self.fabric = fabric
+        self.clients = clients
+        self.homes = pack(costs, fabric.world_size)
+        self.workbench = workbench
+        self.on_client_error = on_client_error
+        self.min_updates = min_updates
+        self.watch = watch or open_display("", 0, is_shown=False)
+        self.memories: dict[str, Slots] = {}
+        self._pending: dict[str, Slots] = {}
+        for client in clients.values():
+            client.workbench = workbench
+
+    @property
+    def is_first(self) -> bool:
+        """This process is the one that writes shared files and speaks to the user."""
+        return self.fabric.global_rank == 0
+
+    def lives_here(self, name: str) -> bool:
+        return self.homes[name] == self.fabric.global_rank
+
+    def map(self, local_update: LocalUpdate, cohort: Sequence[str], broadcast: Broadcast, rule: Aggregation) -> Aggregate:
+        """Let every client of the cohort do its local update; returns what the rule makes of all updates, equal in every process.
+
+        What the clients remember is pending until `commit`.
+
+        Raises:
+            ClientFailed: in every process, if a client failed and the policy is `fail` or too few are left.
+        """
+        self.watch.round_started(broadcast.round + 1, cohort)
+        total, reports, failures = WeightedSum(), [], {}
+        self._pending = {}
+        for name in filter(self.lives_here, cohort):
+            try:
+                update, memory, seconds = self._work(local_update, name, broadcast)
+            except Exception as error:
+                failures[name] = (str(error), "" if isinstance(error, ClientFailed) else traceback.format_exc())
+                if self.on_client_error == "fail":
+                    break
+                continue
+            total.add(tensors(update), rule.coefficient(update))
+            self._pending[name] = {slot: to_cpu(values) for slot, values in memory.items()}
+            reports.append(Report(name, update.num_samples, size(update), seconds, update.scalars))
+            self.watch.client_done(name, seconds, update.scalars["loss"])
+        shared = self.share((reports, failures))
+        reports = sorted((report for part, _ in shared for report in part), key=lambda report: report.client)
+        failures = {name: failure for _, part in shared for name, failure in sorted(part.items())}
+        if failures and (self.on_client_error == "fail" or len(reports) < self.min_updates):
+            name, (reason, trace) = next(iter(failures.items()))
+            raise ClientFailed(f"client {name!r} failed in round {broadcast.round + 1}: {reason}" + (f"\n{trace}" if trace else ""))
+        aggregate = restore(Aggregate, {}, self._mean(total))
+        return replace(aggregate, reports=tuple(reports), dropped={name: reason for name, (reason, _) in failures.items()})
+
+    def _work(self, local_update: LocalUpdate, name: str, broadcast: Broadcast) -> tuple[Update, Slots, float]:
+        client, start = self.clients[name], time.perf_counter()
+        client.memory = self.memories.get(name, {})
+        update, memory = local_update(client, broadcast)
+        if not is_finite(tensors(update)):
+            raise ClientFailed(f"site {name}: its update holds NaN or Inf; lower lr or set gradient_clip")
+        return update, memory, time.perf_counter() - start
+
+    def commit(self) -> None:
+        """The round is complete: what its clients remember counts from now on."""
+        self.memories |= self._pending
+        self._pending = {}
+
+    def each(self, function: Callable[[str], Result], names: Iterable[str]) -> dict[str, Result]:
+        """`function(name)`, computed at the home of each name, known in every process. Results are small: they travel as objects.
+
+        Raises:
+            Exception: what `function` raised, in the process where it did; ClientFailed in the others.
+        """
+        names = list(names)
+        here, failure = {}, None
+        for name in filter(self.lives_here, names):
+            try:
+                here[name] = function(name)
+            except Exception as error:
+                failure = (name, error)
+                break
+        shared = self.share((here, failure and (failure[0], str(failure[1]))))
+        if failure:
+            raise failure[1]
+        for _, other in shared:
+            if other:
+                raise ClientFailed(f"site {other[0]!r} failed in another process: {other[1]}")
+        found = {name: value for part, _ in shared for name, value in part.items()}
+        return {name: found[name] for name in names}
+
+    def share(self, value: Result) -> list[Result]:
+        """The value of every process, in the order of processes. For structure, not for tensors."""
+        if self.fabric.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def _mean(self, total: WeightedSum) -> dict[str, torch.Tensor]:
+        """The mean over all processes: partial sums travel, one process's after the other's, and everyone adds them in that order."""
+        if self.fabric.world_size == 1:
+            return total.mean()
+        outlines = self.share((total.like, total.coefficient))
+        like = next(like for like, _ in outlines if like is not None)
+        everything = WeightedSum.zeros(like, self.fabric.device)
+        for process, (part, coefficient) in enumerate(outlines):
+            if part is None:
+                continue
+            mine = process == self.fabric.global_rank
+            pair = (total.high, total.low) if mine else (torch.empty_like(everything.high), torch.empty_like(everything.low))
+            for vector in pair:
+                torch.distributed.broadcast(vector, src=process)
+            everything.merge(*pair, coefficient)
+        return everything.mean()

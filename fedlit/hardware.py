@@ -1,0 +1,38 @@
+"""What a machine gains from: precision and memory format by its device flags, never by timing."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def resolve_accelerator(accelerator: str) -> str:
+    """`auto` is cuda where there is a GPU, mps on Apple's, else cpu."""
+    if accelerator != "auto":
+        return accelerator
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """`auto` is bf16-mixed where the device computes in bfloat16 (GPUs from Ampere on, CPUs with AVX512-BF16), else 32-true."""
+    if precision != "auto":
+        return precision
+    if accelerator == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = accelerator == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bf16-mixed" if fast else "32-true"
+
+
+def resolve_channels_last(channels_last: str | bool, precision: str) -> bool:
+    """`auto` is on with the reduced precisions, whose convolutions want it."""
+    return precision in ("bf16-mixed", "16-mixed", "bf16-true") if channels_last == "auto" else bool(channels_last)
+
+
+def share_cores(num_local_processes: int) -> None:
+    """Divide the cores among the processes of this machine; two with two threads each ran ten times slower on two cores."""
+    if num_local_processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_local_processes if hasattr(os, "sched_getaffinity") else 1))

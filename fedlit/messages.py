@@ -1,0 +1,102 @@
+"""All that crosses between a site and the server: frozen records of named tensors, and their form on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from fedlit.weights import Weights, num_bytes
+
+Slots = Mapping[str, Weights]
+"""What an algorithm keeps beside the weights, by name: `{"momentum": {...}}`."""
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Server:
+    """Everything the server remembers. `weights` are the shared entries: trained parameters and, unless kept local, float buffers."""
+
+    weights: Weights
+    round: int = 0
+    slots: Slots = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """Everything clients see of the server. Entries that `weights` leaves out start from the network's first state, which all sites share."""
+
+    round: int
+    weights: Weights
+    slots: Slots = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Update:
+    """Everything one client sends: tensors, the number of its training pictures and a few numbers such as its mean loss."""
+
+    client: str
+    num_samples: int
+    weights: Weights
+    slots: Slots = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the server keeps of one update beside the aggregate."""
+
+    client: str
+    num_samples: int
+    num_bytes: int
+    seconds: float
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What an aggregation rule makes of a round's updates. `dropped` names the clients that failed and the reason."""
+
+    weights: Weights
+    slots: Slots = field(default_factory=dict)
+    reports: tuple[Report, ...] = ()
+    dropped: Mapping[str, str] = field(default_factory=dict)
+
+
+def tensors(message: Any) -> dict[str, Tensor]:
+    """The tensors of a message under flat names: `weights/conv.bias`, `slots/momentum/conv.bias`."""
+    flat = {f"weights/{name}": value for name, value in message.weights.items()}
+    for slot, values in message.slots.items():
+        flat |= {f"slots/{slot}/{name}": value for name, value in values.items()}
+    return flat
+
+
+def header(message: Any) -> dict[str, Any]:
+    """What is not a tensor, as JSON values."""
+    assert is_dataclass(message)
+    plain = {part.name: getattr(message, part.name) for part in fields(message) if part.name not in ("weights", "slots")}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in plain.items()}
+
+
+def restore(kind: type[Record], header: Mapping[str, Any], flat: Weights) -> Record:
+    """The message that `header` and `tensors` were taken from."""
+    weights: dict[str, Tensor] = {}
+    slots: dict[str, dict[str, Tensor]] = {}
+    for name, value in flat.items():
+        part, rest = name.split("/", 1)
+        if part == "weights":
+            weights[rest] = value
+        else:
+            slot, entry = rest.split("/", 1)
+            slots.setdefault(slot, {})[entry] = value
+    return kind(weights=weights, slots=slots, **header)
+
+
+def size(message: Any) -> int:
+    """Bytes of the tensors of a message: what is sent, but for a few hundred bytes of names."""
+    return num_bytes(tensors(message))

@@ -1,0 +1,50 @@
+"""Where a run stands between two rounds: what it has cost, and which round was best on validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedlit.federation import Round
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Sums over the rounds so far. `kept_round` is None until a round has been scored on validation; `best` is its value, -inf before."""
+
+    num_rounds: int = 0
+    seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    kept_round: int | None = None
+    best: float = -math.inf
+    num_stale: int = 0  # evaluations since the kept round
+    dropped: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Progress:
+        return cls(**{**values, "best": -math.inf if values["best"] is None else values["best"], "dropped": tuple(values["dropped"])})
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "best": None if self.best == -math.inf else self.best, "dropped": list(self.dropped)}
+
+    def after(self, round: Round, value: float | None) -> Progress:
+        """With one more round, and its validation result where it was scored."""
+        number = round.server.round
+        is_better = value is not None and value > self.best
+        return Progress(
+            num_rounds=number,
+            seconds=self.seconds + round.seconds,
+            bytes_up=self.bytes_up + round.bytes_up,
+            bytes_down=self.bytes_down + round.bytes_down,
+            kept_round=number if is_better else self.kept_round,
+            best=value if is_better else self.best,
+            num_stale=0 if is_better else self.num_stale + (value is not None),
+            dropped=(*self.dropped, *(f"round {number}: {name}: {reason}" for name, reason in round.aggregate.dropped.items())),
+        )
+
+    def is_stale(self, patience: int | None) -> bool:
+        """`patience` evaluations have brought nothing better."""
+        return patience is not None and self.num_stale >= patience

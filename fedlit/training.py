@@ -1,0 +1,203 @@
+"""How a client trains for one round: the local loop and its three openings, objective, penalty and correct."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fedlit.errors import ClientFailed
+from fedlit.seeding import address
+from fedlit.weights import Weights
+
+if TYPE_CHECKING:
+    from fedlit.client import Client
+    from fedlit.data.site import Site
+
+Batch = Mapping[str, Tensor]
+"""`image` [B, C, H, W] in [0, 1] and `target` [B, K, H, W] of 0 and 1."""
+
+
+class Request(NamedTuple):
+    """One batch by address: which pictures, and one augmentation seed for each (None: as they are)."""
+
+    indices: list[int]
+    seeds: list[int] | None
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How much and with what a client trains in one round.
+
+    Args:
+        optimizer: makes the optimizer of the parameters it is given.
+        epochs: passes over the client's pictures; or
+        steps: optimizer steps, over as many passes as they need.
+        batch_size: pictures of one batch; a smaller site makes one smaller batch.
+        schedule: factor on the learning rate, a function of the global round (from 0).
+        gradient_clip: largest norm of the gradient, all parameters together.
+        accumulate_batches: batches of one optimizer step; each counts by its share of the pictures.
+        optimizer_state: `recreate` it every round, or `keep` it in the client's memory.
+    """
+
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    seed: int = 0
+    epochs: int | None = 1
+    steps: int | None = None
+    batch_size: int = 8
+    schedule: Callable[[int], float] | None = None
+    gradient_clip: float | None = None
+    accumulate_batches: int = 1
+    optimizer_state: Literal["recreate", "keep"] = "recreate"
+
+    def requests(self, site: Site, round: int) -> Iterator[list[Request]]:
+        """The optimizer steps of one round, each a list of batches."""
+        passes = self._passes(site, round)
+        if self.steps is not None:
+            return islice(passes, self.steps)
+        return islice(passes, self.epochs * self.steps_per_epoch(site))
+
+    def steps_per_epoch(self, site: Site) -> int:
+        return math.ceil(math.ceil(len(site.train) / self.batch_size) / self.accumulate_batches)
+
+    def num_steps(self, site: Site) -> int:
+        return self.steps if self.steps is not None else self.epochs * self.steps_per_epoch(site)
+
+    def step_seed(self, site: Site, round: int, step: int) -> int:
+        """What dropout and the like draw from in one step."""
+        return address(self.seed, site.seed_name, round, "step", step)
+
+    def _passes(self, site: Site, round: int) -> Iterator[list[Request]]:
+        epoch = 0
+        while True:
+            place = (self.seed, site.seed_name, round, epoch)
+            generator = torch.Generator().manual_seed(address(*place, "shuffle"))
+            order = torch.randperm(len(site.train), generator=generator).tolist()
+            batches = [self._request(site, place, indices) for indices in _chunks(order, self.batch_size)]
+            yield from _chunks(batches, self.accumulate_batches)
+            epoch += 1
+
+    def _request(self, site: Site, place: tuple, indices: list[int]) -> Request:
+        if site.train.augmentation is None:
+            return Request(indices, None)
+        return Request(indices, [address(*place, "augment", index) for index in indices])
+
+
+def fit(
+    client: Client,
+    round: int,
+    *,
+    objective: Callable[[nn.Module, Batch], Tensor] | None = None,
+    penalty: Callable[[nn.Module], Tensor] | None = None,
+    correct: Callable[[nn.Module], None] | None = None,
+) -> float:
+    """Train the resident network on the client's pictures for one round; returns the mean loss over pictures.
+
+    Args:
+        objective: (network, batch) -> the mean loss of a batch; by default the client's own. It calls `network` as given, so that
+            gradients are shared among the processes of a group.
+        penalty: network -> a scalar added to the loss of every step (FedProx).
+        correct: changes the gradients in place after the backward pass (SCAFFOLD).
+
+    Raises:
+        ClientFailed: the loss is NaN or Inf.
+    """
+    bench, plan, site = client.workbench, client.plan, client.site
+    objective = objective or client.objective
+    optimizer = client.make_optimizer(round)
+    stepper = bench.fabric.setup_optimizers(optimizer)
+    steps = list(plan.requests(site, round))
+    batches = bench.loader.batches(site.train, [request for step in steps for request in step])
+    losses, shares = [], []
+    bench.network.train()
+    for number, step in enumerate(steps):
+        bench.between_steps(site.name)
+        torch.manual_seed(plan.step_seed(site, round, number))
+        optimizer.zero_grad()
+        num_pictures = sum(len(request.indices) for request in step)
+        for request in step:
+            loss = objective(bench.network, next(batches))
+            share = len(request.indices) / num_pictures
+            total = loss if penalty is None else loss + penalty(client.network)
+            bench.fabric.backward(total * share if share < 1 else total)
+            losses.append(loss.detach())
+            shares.append(len(request.indices))
+        if correct is not None:
+            correct(client.network)
+        if plan.gradient_clip is not None:
+            bench.fabric.clip_gradients(bench.network, stepper, max_norm=plan.gradient_clip, error_if_nonfinite=False)
+        stepper.step()
+    if plan.optimizer_state == "keep":
+        client.memory = {**client.memory, "optimizer": optimizer_state(client.network, optimizer)}
+    return _mean_loss(losses, shares, site.name, round)
+
+
+def _mean_loss(losses: list[Tensor], num_pictures: list[int], site: str, round: int) -> float:
+    values = torch.stack(losses).double().cpu()
+    bad = (~values.isfinite()).nonzero()
+    if len(bad):
+        first = int(bad[0])
+        raise ClientFailed(f"site {site}: the loss is {values[first].item()} at batch {first + 1} of round {round + 1}; lower lr, set gradient_clip, or look at the site's pictures")
+    weights = torch.tensor(num_pictures, dtype=torch.float64)
+    return float((values * weights).sum() / weights.sum())
+
+
+def optimizer_state(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The state of an optimizer as named tensors on the CPU: `exp_avg/conv.weight`."""
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    state = {}
+    for parameter, entries in optimizer.state.items():
+        for entry, value in entries.items():
+            if value is None:
+                continue
+            if not isinstance(value, Tensor | int | float):
+                raise ClientFailed(f"optimizer_state=keep cannot store `{entry}` of {type(optimizer).__name__}, a {type(value).__name__}; use optimizer_state=recreate")
+            state[f"{entry}/{names[parameter]}"] = torch.as_tensor(value).detach().cpu().clone()
+    return state
+
+
+def load_optimizer_state(network: nn.Module, optimizer: Optimizer, state: Weights) -> None:
+    """Put back what `optimizer_state` took."""
+    parameters = dict(network.named_parameters())
+    for key, value in state.items():
+        entry, name = key.split("/", 1)
+        parameter = parameters[name]
+        # A counter of steps stays on the CPU, where Adam keeps it; what has the parameter's shape goes where the parameter is.
+        like = parameter if value.shape == parameter.shape and value.dim() else value
+        optimizer.state[parameter][entry] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Learning-rate factor from 1 to `end` along half a cosine over `num_rounds`, after a linear warm-up of `warmup` rounds."""
+
+    num_rounds: int
+    warmup: int = 0
+    end: float = 0.0
+
+    def __call__(self, round: int) -> float:
+        if round < self.warmup:
+            return (round + 1) / (self.warmup + 1)
+        progress = min(1.0, (round - self.warmup) / max(1, self.num_rounds - self.warmup))
+        return self.end + (1 - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """Learning-rate factor `gamma ** (round // every)`."""
+
+    every: int
+    gamma: float = 0.1
+
+    def __call__(self, round: int) -> float:
+        return self.gamma ** (round // self.every)
+
+
+def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

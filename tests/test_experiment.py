@@ -1,0 +1,215 @@
+"""A run from its config to its directory: it resumes to the same bits, and says what it did."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from fedlit.__main__ import main
+from tests.conftest import write_manifest
+
+
+def fedlit(*words) -> int:
+    """The exit code of `fedlit ...` in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return ended.value.code or 0
+
+
+def summary(run_dir) -> dict:
+    return json.loads((run_dir / "summary.json").read_text())
+
+
+def rows(path) -> list[dict]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def whole(config_file, tmp_path):
+    """Four rounds without interruption."""
+    assert fedlit("run", config_file, f"run_dir={tmp_path / 'whole'}") == 0
+    return tmp_path / "whole"
+
+
+def test_a_run_leaves_what_it_promises(whole):
+    assert {"config.yaml", "metrics.csv", "cases.csv", "summary.json", "provenance.json", "report.html", "log.txt", "checkpoint", "logs", "pictures"} <= {path.name for path in whole.iterdir()}
+    found = summary(whole)
+    assert {"worst_site", "worst_dice", "gap", "mean_dice", "kept_round", "num_rounds", "seconds_per_round", "bytes_up", "bytes_down", "weights_sha256"} <= found.keys()
+    table = rows(whole / "metrics.csv")
+    assert list(table[0]) == ["round", "site", "role", "model", "split", "metric", "value", "num_cases"]
+    assert {row["site"] for row in table} == {"a", "b", "c", "u"} and {row["role"] for row in table if row["site"] == "u"} == {"unseen"}
+    tested = {row["round"] for row in table if row["split"] == "test"}
+    assert tested == {str(found["kept_round"]), "4"}  # once each, the kept and the last
+    dice = [row for row in table if (row["split"], row["metric"], row["round"]) == ("test", "dice", str(found["kept_round"]))]
+    assert [row["num_cases"] for row in sorted(dice, key=lambda row: row["site"])] == ["2", "2", "3", "5"]
+    assert found["worst_dice"] == min(float(row["value"]) for row in dice if row["role"] == "member")
+    cases = rows(whole / "cases.csv")
+    assert list(cases[0]) == ["round", "site", "case", "model", "split", "class", "metric", "value"]
+    assert {row["metric"] for row in cases if row["split"] == "test"} == {"dice", "iou", "hd95_px", "assd_px", "nsd_px"}
+    validated = {int(row["round"]): [] for row in table if row["split"] == "val"}
+    for row in table:
+        if row["split"] == "val":
+            validated[int(row["round"])].append(float(row["value"]))
+    worst = {round: min(values) for round, values in validated.items()}
+    assert found["kept_round"] == max(worst, key=lambda round: (worst[round], -round))
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(whole, config_file, tmp_path):
+    hashes = []
+    for seed in (0, 1):
+        fedlit("run", config_file, f"run_dir={tmp_path / f'seed{seed}'}", f"seed={seed}", "num_workers=0")
+        hashes.append(summary(tmp_path / f"seed{seed}")["weights_sha256"])
+    assert hashes[0] == summary(whole)["weights_sha256"] != hashes[1]
+
+
+@pytest.mark.parametrize("options", [(), ("algorithm=local",), ("optimizer_state=keep", "network.norm=batch", "network.dropout=0.3", "clients_per_round=2")])
+def test_two_rounds_and_two_more_equal_four(config_file, tmp_path, options):
+    fedlit("run", config_file, f"run_dir={tmp_path / 'one'}", *options)
+    fedlit("run", config_file, f"run_dir={tmp_path / 'two'}", *options, "num_rounds=2")
+    assert fedlit("run", config_file, f"run_dir={tmp_path / 'two'}", *options) == 0
+    assert summary(tmp_path / "one")["weights_sha256"] == summary(tmp_path / "two")["weights_sha256"]
+    kept = [row for row in rows(tmp_path / "one" / "metrics.csv") if row["split"] != "test"]
+    assert kept == [row for row in rows(tmp_path / "two" / "metrics.csv") if row["split"] != "test"]
+
+
+KILLED = """
+import os, signal, sys
+from fedlit.client import Client
+fit = Client.fit
+def killed(self, round, **openings):
+    if (round, self.site.name) == (2, "b"):
+        {how}
+    return fit(self, round, **openings)
+Client.fit = killed
+from fedlit.__main__ import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+        ("os.kill(os.getpid(), signal.SIGTERM)", 75),
+        ("os.kill(os.getpid(), signal.SIGUSR1)", 75),
+        ("raise KeyboardInterrupt", 130),
+        ("raise MemoryError('none left')", 1),
+    ],
+)
+def test_a_run_killed_in_round_three_goes_on_to_the_same_bits(whole, config_file, tmp_path, how, code):
+    command = [sys.executable, "-c", KILLED.format(how=how), "run", str(config_file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    if code in (75, 130):
+        assert "run the same command to go on" in done.stderr and "Traceback" not in done.stderr
+    run_dir = tmp_path / "run"
+    assert not (run_dir / "summary.json").exists()
+    assert fedlit("run", config_file) == 0
+    assert summary(run_dir)["weights_sha256"] == summary(whole)["weights_sha256"]
+    assert "continuing after round 2" in (run_dir / "log.txt").read_text()
+    numbers = [row["round"] for row in rows(run_dir / "metrics.csv") if row["split"] == "train" and row["site"] == "a"]
+    assert numbers == ["1", "2", "3", "4"]
+
+
+def test_a_finished_run_is_not_run_again(whole, config_file, tmp_path, capsys):
+    before = (whole / "metrics.csv").read_bytes()
+    assert fedlit("run", config_file, f"run_dir={whole}") == 0
+    assert "already complete" in capsys.readouterr().out and (whole / "metrics.csv").read_bytes() == before
+
+
+def test_a_changed_config_is_refused_naming_the_keys(whole, config_file, capsys):
+    assert fedlit("run", config_file, f"run_dir={whole}", "lr=0.02", "num_rounds=3", "seed=4") == 2
+    message = capsys.readouterr().err
+    assert "  lr: 0.01 -> 0.02\n" in message and "  optimizer.lr: 0.01 -> 0.02\n" in message and "  seed: 0 -> 4\n" in message
+    assert "  num_rounds: 4 -> 3; it may only grow" in message
+    assert fedlit("run", config_file, f"run_dir={whole}", "resume=never") == 2
+    assert fedlit("run", config_file, f"run_dir={whole}", "lr=0.02", "overwrite=true", "num_rounds=1") == 0
+    assert summary(whole)["num_rounds"] == 1
+
+
+def test_two_runs_cannot_share_a_directory(config_file, tmp_path, capsys):
+    from fedlit.rundir import RunDirectory
+
+    with RunDirectory(tmp_path / "run") as held:
+        held.lock()
+        assert fedlit("run", config_file) == 2
+    assert "another run is at work there" in capsys.readouterr().err
+
+
+def test_somebody_elses_folder_is_left_alone(config_file, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    assert fedlit("run", config_file, "overwrite=true") == 2
+    assert "is no run directory, it holds 'thesis.tex'" in capsys.readouterr().err
+    assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
+
+
+def test_evaluate_adds_rows_replaces_equal_ones_and_redraws(config_file, tmp_path):
+    run_dir = tmp_path / "run"
+    fedlit("run", config_file, "algorithm=local", "num_rounds=1")
+    before = rows(run_dir / "metrics.csv")
+    drawn = (run_dir / "report.html").stat().st_mtime_ns
+    assert fedlit("evaluate", run_dir) == 0
+    assert rows(run_dir / "metrics.csv") == before and (run_dir / "report.html").stat().st_mtime_ns > drawn
+    assert fedlit("evaluate", run_dir, "prediction=global") == 0
+    added = [row for row in rows(run_dir / "metrics.csv") if row["model"] == "global"]
+    assert {row["site"] for row in added} == {"a", "b", "c", "u"} and {row["split"] for row in added} == {"test"}
+    assert [row for row in rows(run_dir / "metrics.csv") if row["model"] != "global"] == before
+
+
+def test_a_client_whose_loss_is_nan_fails_the_run_or_is_dropped(tmp_path, disc_data, config_file, capsys):
+    options = ["loss={_target_: tests.broken.NanAt, mean_above: 0.18}", "num_rounds=1", "batch_size=8"]
+    os.environ["FEDLIT_TRUSTED_PACKAGES"] = "tests"
+    try:
+        assert fedlit("run", config_file, *options) == 1
+        assert "client 'a' failed in round 1: site a: the loss is nan" in capsys.readouterr().err
+        assert fedlit("run", config_file, *options, "on_client_error=drop", "overwrite=true") == 0
+    finally:
+        del os.environ["FEDLIT_TRUSTED_PACKAGES"]
+    found = summary(tmp_path / "run")
+    assert len(found["dropped"]) == 1 and found["dropped"][0].startswith("round 1: a: ")
+    assert "was dropped" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_patience_stops_and_the_kept_round_is_the_best(config_file, tmp_path):
+    assert fedlit("run", config_file, "num_rounds=30", "patience=2", "lr=0.000001") == 0
+    found = summary(tmp_path / "run")
+    assert found["num_rounds"] <= 10 and found["kept_round"] == found["num_rounds"] - 2
+    assert fedlit("run", config_file, "num_rounds=30", "patience=2", "lr=0.000001") == 0
+
+
+def test_rounds_without_validation_keep_the_last(tmp_path, config_file):
+    data = tmp_path / "noval"
+    data.mkdir()
+    write_manifest(data, {"a": (4, 0, 2), "b": (3, 0, 1)})
+    assert fedlit("run", config_file, f"data.root={data}", "unseen_sites=[]", "num_rounds=2") == 0
+    found = summary(tmp_path / "run")
+    assert found["kept_round"] == 2 and "want of validation" in found["kept_by"]
+
+
+def test_evaluation_every_other_round(config_file, tmp_path):
+    assert fedlit("run", config_file, "eval_every=3") == 0
+    assert {row["round"] for row in rows(tmp_path / "run" / "metrics.csv") if row["split"] == "val"} == {"3", "4"}
+
+
+def test_centralized_scores_the_real_sites(config_file, tmp_path):
+    assert fedlit("run", config_file, "algorithm=centralized", "num_rounds=1") == 0
+    assert {row["site"] for row in rows(tmp_path / "run" / "metrics.csv")} == {"a", "b", "c", "u"}
+
+
+def test_pictures_can_be_left_out_of_the_report(config_file, tmp_path):
+    assert fedlit("run", config_file, "report.pictures=false", "num_rounds=1") == 0
+    assert not (tmp_path / "run" / "pictures").exists()
+
+
+def test_secrets_stay_out_of_the_run_directory(config_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fedlit", "run", str(config_file), "loggers.csv.name=x", "api_token=hunter2secret"])
+    assert fedlit("run", config_file, "num_rounds=1") == 0
+    for path in (tmp_path / "run").rglob("*"):
+        assert not path.is_file() or b"hunter2secret" not in path.read_bytes()

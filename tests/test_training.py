@@ -1,0 +1,152 @@
+"""The local loop: batches by address, shares by pictures, and openings that see what they should."""
+
+import math
+
+import pytest
+import torch
+
+from fedlit.errors import ClientFailed
+from fedlit.training import Cosine, LocalTraining, Step
+from fedlit.weights import sha256
+from tests.conftest import make_federation, make_network, make_site, run_rounds
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def trained(site, **options):
+    """The weights and the client after one round at one site."""
+    network = options.pop("network", None)
+    openings = options.pop("openings", {})
+    federation, server = make_federation([site], network=network, **options)
+    client = federation.fleet.clients[site.name]
+    client.load(server.weights)
+    client.fit(0, **openings)
+    return client.weights(), client
+
+
+def test_a_round_shows_every_picture_once_per_epoch_in_an_order_of_its_own():
+    site = make_site("a", (7, 1, 1))
+    plan = LocalTraining(sgd, epochs=2, batch_size=3)
+    rounds = [[index for step in plan.requests(site, round) for request in step for index in request.indices] for round in (0, 1)]
+    assert all(sorted(order[:7]) == sorted(order[7:]) == list(range(7)) for order in rounds)
+    assert len({tuple(order[start : start + 7]) for order in rounds for start in (0, 7)}) == 4
+    assert rounds[1] == [index for step in plan.requests(site, 1) for request in step for index in request.indices]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_local_steps_count_optimizer_steps(steps):
+    site = make_site("a", (7, 1, 1))
+    plan = LocalTraining(sgd, epochs=None, steps=steps, batch_size=2, accumulate_batches=2)
+    assert len(list(plan.requests(site, 0))) == plan.num_steps(site) == steps
+
+
+def test_steps_of_one_epoch_equal_that_epoch():
+    site = make_site("a", (7, 1, 1))
+    assert sha256(trained(site, epochs=None, steps=2)[0]) == sha256(trained(site, epochs=1)[0])
+
+
+def test_accumulated_batches_count_by_their_pictures():
+    """Batches of 4 and 3 in one step are the batch of 7, though 7 is uneven."""
+    site = make_site("a", (7, 1, 1))
+    whole, _ = trained(site, batch_size=7, optimizer=sgd)
+    parts, _ = trained(site, batch_size=4, accumulate_batches=2, optimizer=sgd)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_a_batch_larger_than_the_site_is_one_smaller_batch():
+    site = make_site("a", (3, 1, 1))
+    assert sha256(trained(site, batch_size=8)[0]) == sha256(trained(site, batch_size=3)[0])
+
+
+def test_penalty_adds_to_the_gradient_and_correct_changes_it():
+    site = make_site("a", (4, 1, 1))
+    seen = {}
+
+    def penalty(network):
+        return sum(value.sum() for value in network.parameters())
+
+    def keep(name):
+        return lambda network: seen.update({name: {key: value.grad.clone() for key, value in network.named_parameters()}})
+
+    trained(site, openings={"correct": keep("plain")})
+    trained(site, openings={"correct": keep("pulled"), "penalty": penalty})
+    for name, value in seen["plain"].items():
+        torch.testing.assert_close(seen["pulled"][name], value + 1, atol=1e-5, rtol=1e-4)
+
+    def stop(network):
+        for value in network.parameters():
+            value.grad.zero_()
+
+    after, client = trained(site, optimizer=sgd, openings={"correct": stop})
+    assert sha256(after) == sha256({name: client.workbench.resident.first[name] for name in after})
+
+
+def test_objective_replaces_the_loss_and_gets_the_network_as_given():
+    networks = []
+
+    def objective(network, batch):
+        networks.append(network)
+        return network(batch["image"]).square().mean()
+
+    _, client = trained(make_site("a", (4, 1, 1)), openings={"objective": objective})
+    assert networks == [client.workbench.network] and client.report["loss"] > 0
+
+
+def test_gradient_clip_bounds_the_step():
+    site = make_site("a", (4, 1, 1))
+    after, client = trained(site, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0), gradient_clip=1e-3)
+    first = client.workbench.resident.first
+    length = math.sqrt(sum(float((after[name] - first[name]).square().sum()) for name in after))
+    assert length == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_loss_that_is_not_finite_names_site_and_batch():
+    def objective(network, batch):
+        return network(batch["image"]).mean() * float("nan")
+
+    with pytest.raises(ClientFailed, match=r"site a: the loss is nan at batch 1 of round 1; lower lr"):
+        trained(make_site("a", (4, 1, 1)), openings={"objective": objective})
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop"])
+def test_a_kept_optimizer_goes_on_as_if_it_had_never_stopped(name):
+    """Two rounds with the state kept equal two with the optimizer object itself."""
+    options = {"lr": 1e-2} | ({"momentum": 0.9} if name in ("SGD", "RMSprop") else {})
+    site = make_site("a", (6, 1, 1))
+    make = getattr(torch.optim, name)
+    federation, server = make_federation([site], optimizer=lambda values: make(values, **options), optimizer_state="keep")
+    kept = run_rounds(federation, server, 2)
+
+    same = []
+
+    def once(parameters):
+        same.append(make(parameters, **options) if not same else same[0])
+        return same[-1]
+
+    federation, server = make_federation([site], optimizer=once)
+    assert sha256(run_rounds(federation, server, 2).weights) == sha256(kept.weights)
+
+
+def test_schedules_scale_the_rate_of_a_round():
+    site = make_site("a", (4, 1, 1))
+    half, _ = trained(site, optimizer=lambda values: torch.optim.SGD(values, lr=0.05))
+    scheduled, _ = trained(site, optimizer=sgd, schedule=lambda round: 0.5)
+    assert sha256(half) == sha256(scheduled)
+    cosine = [Cosine(num_rounds=10, warmup=2)(round) for round in range(11)]
+    assert cosine[:3] == pytest.approx([1 / 3, 2 / 3, 1]) and cosine[6] == pytest.approx(0.5) and cosine[10] == pytest.approx(0)
+    assert [Step(every=2, gamma=0.1)(round) for round in range(4)] == pytest.approx([1, 1, 0.1, 0.1])
+
+
+def test_dropout_is_addressed_not_streamed():
+    site = make_site("a", (6, 1, 1))
+    network = lambda: make_network(dropout=0.5)  # noqa: E731
+    first, _ = trained(site, network=network())
+    torch.manual_seed(99)
+    torch.rand(1000)
+    again, _ = trained(site, network=network())
+    assert sha256(first) == sha256(again)
+    other, _ = trained(site, network=network(), seed=1)
+    assert sha256(first) != sha256(other)
