@@ -23,7 +23,7 @@ run_argument = click.argument("run_dir", metavar="RUN", type=click.Path(path_typ
 @click.version_option(__version__, prog_name="fedlit", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error (anywhere on the line).")
 def cli(debug: bool) -> None:
-    """Federated learning for medical image segmentation: hospitals train one model, and no picture leaves its hospital."""
+    """Federated learning for medical image segmentation: hospitals train one model, no picture leaves its hospital."""
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -109,7 +109,8 @@ def checked(path: str | Path, overrides: Sequence[str]):  # -> config.Checked, i
         say(line)
     if result.problems:
         count = len(result.problems)
-        raise BadInput(f"{path}: {count} problem{'s' * (count > 1)}\n" + "\n".join(f"  {problem}" for problem in result.problems))
+        listed = "".join(f"\n  {problem}" for problem in result.problems)
+        raise BadInput(f"{path}: {count} problem{'s' * (count > 1)}{listed}")
     return result
 
 

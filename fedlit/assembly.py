@@ -28,13 +28,13 @@ from fedlit.rundir import RunDirectory
 from fedlit.seeding import address
 from fedlit.stopping import between_steps
 from fedlit.training import LocalTraining
-from fedlit.weights import is_finite, select
+from fedlit.weights import select
 
 PREDICTORS = {"global": Global, "personal": Personal}
 
 
 def resolve(config: DictConfig) -> DictConfig:
-    """The config with everything decided that depends on the machine, by its device flags: precision and memory format."""
+    """The config with all decided that depends on the machine, by its device flags: precision and memory format."""
     accelerator = hardware.resolve_accelerator(config.accelerator)
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     config.precision = hardware.resolve_precision(config.precision, accelerator)
@@ -62,16 +62,25 @@ def assemble(config: DictConfig, fabric: Fabric, display: Display) -> Experiment
     """
     source = build(config.data)
     unseen = tuple(config.unseen_sites)
-    sites = {site.name: site for site in source.load(unseen_sites=unseen, server_site=config.server_site, seed=config.seed)}
+    loaded = source.load(unseen_sites=unseen, server_site=config.server_site, seed=config.seed)
+    sites = {site.name: site for site in loaded}
     members = [site for site in sites.values() if site.role == "member"]
     if len(members) < config.min_available_clients:
-        raise BadInput(f"min_available_clients={config.min_available_clients}, but only {len(members)} sites train: {', '.join(site.name for site in members)}")
+        names = ", ".join(site.name for site in members)
+        raise BadInput(
+            f"min_available_clients={config.min_available_clients}, but only {len(members)} sites train: {names}"
+        )
     values = [value for of_class in source.values for value in of_class]
     if config.activation == "softmax" and len(set(values)) < len(values):
-        raise BadInput("activation=softmax: classes of data.labels share mask values, so they overlap; use activation=sigmoid")
+        raise BadInput(
+            "activation=softmax: classes of data.labels share mask values, so they overlap; use activation=sigmoid"
+        )
     for site in members:
         if len(site.train) < config.batch_size:
-            display.say(f"{site.name} has {len(site.train)} training pictures, fewer than batch_size={config.batch_size}: its batches hold {len(site.train)}")
+            display.say(
+                f"{site.name} has {len(site.train)} training pictures, fewer than batch_size={config.batch_size}: "
+                f"its batches hold {len(site.train)}"
+            )
     algorithm: Algorithm = build(config.algorithm)
     participants = algorithm.participants(members)
     network, resident = set_up_network(config, fabric, source)
@@ -80,7 +89,9 @@ def assemble(config: DictConfig, fabric: Fabric, display: Display) -> Experiment
     fleet = Fleet(
         fabric,
         make_clients(config, participants, resident.network, keep_local),
-        costs={site.name: len(site.train) + len(site.val) + len(site.test) for site in (*sites.values(), *participants)},
+        costs={
+            site.name: len(site.train) + len(site.val) + len(site.test) for site in (*sites.values(), *participants)
+        },
         workbench=Workbench(fabric, network, resident, Loader(num_workers=config.num_workers), between_steps),
         on_client_error=config.on_client_error,
         min_updates=config.min_available_clients,
@@ -93,10 +104,15 @@ def assemble(config: DictConfig, fabric: Fabric, display: Display) -> Experiment
         run_dir,
         source=source,
         algorithm=algorithm,
-        predictors={name: PREDICTORS[name]() for name in algorithm.models} | {name: build(node) for name, node in config.prediction.items()},
+        predictors={name: PREDICTORS[name]() for name in algorithm.models}
+        | {name: build(node) for name, node in config.prediction.items()},
         scoring=build(config.metrics),
         federation=Federation(
-            sites, fleet, Sampling(config.clients_per_round, config.fraction_train, config.seed), keep_local, config.batch_size
+            sites,
+            fleet,
+            Sampling(config.clients_per_round, config.fraction_train, config.seed),
+            keep_local,
+            config.batch_size,
         ),
         checkpoints=Checkpoints(run_dir / "checkpoint", fleet),
         first=Server({name: first[name] for name in first.keys() - select(first, keep_local).keys()}),
@@ -105,24 +121,28 @@ def assemble(config: DictConfig, fabric: Fabric, display: Display) -> Experiment
 
 
 def set_up_network(config: DictConfig, fabric: Fabric, source: Any) -> tuple[torch.nn.Module, Resident]:
-    """The network of this process as Fabric wraps it, and the same as a place for weights. Its first state depends on the seed alone."""
+    """The network of this process as Fabric wraps it, and the same as a place for weights.
+
+    Its first state depends on the seed alone.
+    """
     torch.manual_seed(address(config.seed, "network"))
     network = bind_network(config, source)()
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     wrapped = fabric.setup_module(network)
     resident = Resident(network)
-    if not is_finite(resident.entries):
-        raise BadInput(f"network {config.network['_target_']}: its first weights hold NaN or Inf")
     return wrapped, resident
 
 
 def bind_network(config: DictConfig, source: Any) -> partial:
-    """The network's class with its arguments: one output a class, and one for the background where the activation is softmax."""
-    return bind(config.network, in_channels=source.channels, out_channels=len(source.classes) + (config.activation == "softmax"))
+    """The network's class with its arguments: one output a class, and one for the background with softmax."""
+    num_outputs = len(source.classes) + (config.activation == "softmax")
+    return bind(config.network, in_channels=source.channels, out_channels=num_outputs)
 
 
-def make_clients(config: DictConfig, sites: Sequence[Site], network: torch.nn.Module, keep_local: Sequence[str]) -> dict[str, Client]:
+def make_clients(
+    config: DictConfig, sites: Sequence[Site], network: torch.nn.Module, keep_local: Sequence[str]
+) -> dict[str, Client]:
     plan = LocalTraining(
         optimizer=bind(config.optimizer),
         seed=config.seed,
@@ -134,8 +154,12 @@ def make_clients(config: DictConfig, sites: Sequence[Site], network: torch.nn.Mo
         accumulate_batches=config.accumulate_batches,
         optimizer_state=config.optimizer_state,
     )
-    loss = build(config.loss)
-    return {
-        site.name: Client(site, network, loss=loss, plan=plan, keep_local=keep_local, channels_last=config.channels_last)
-        for site in sites
-    }
+    make = partial(
+        Client,
+        network=network,
+        loss=build(config.loss),
+        plan=plan,
+        keep_local=keep_local,
+        channels_last=config.channels_last,
+    )
+    return {site.name: make(site) for site in sites}

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from fedlit.errors import BadInput
+from fedlit.files import write_atomically
 from fedlit.fleet import Fleet
 from fedlit.messages import Server, Slots, header, restore, tensors
-from fedlit.weights import Weights, dumps, load, write_atomically
+from fedlit.weights import Weights, dumps, load
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class State:
-    """A run between two rounds: the server, what the clients that live in this process remember, and where the run stands (JSON values)."""
+    """A run between two rounds: the server, what the clients that live in this process remember, where the run stands.
+
+    `progress` holds JSON values.
+    """
 
     server: Server
     memories: Mapping[str, Slots] = field(default_factory=dict)
@@ -29,8 +33,8 @@ class State:
 class Checkpoints:
     """The checkpoints of one run directory.
 
-    `round-00012.json` names the tensor files that belong to it with their hashes; tensor files are named by their content, so what did not
-    change is not written again. The last two rounds and the kept one stay.
+    `round-00012.json` names the tensor files that belong to it with their hashes; tensor files are named by their
+    content, so what did not change is not written again. The last two rounds and the kept one stay.
     """
 
     def __init__(self, directory: Path, fleet: Fleet):
@@ -83,7 +87,7 @@ class Checkpoints:
         return self.load(kept_name(self.directory))
 
     def load(self, name: str) -> State:
-        """The state saved under a name, with the memories of the clients that live in this process; see `read_state`."""
+        """The state saved under a name, with the memories of the clients of this process; see `read_state`."""
         return read_state(self.directory, name, self._is_here)
 
     def _is_here(self, name: str) -> bool:
@@ -147,7 +151,8 @@ def read_state(directory: Path, name: str, is_wanted: Callable[[str], bool] = la
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise BadInput(f"checkpoint {path} is not of the format {FORMAT} that this fedlit reads")
     server = restore(Server, index["server"]["header"], _read(directory, index["server"]["file"]))
-    memories = {client: _slots(_read(directory, file)) for client, file in index["memories"].items() if is_wanted(client)}
+    wanted = {client: file for client, file in index["memories"].items() if is_wanted(client)}
+    memories = {client: _slots(_read(directory, file)) for client, file in wanted.items()}
     return State(server, memories, index["progress"])
 
 

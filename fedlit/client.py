@@ -110,18 +110,22 @@ class Client(lightning.LightningModule):
 
     def make_optimizer(self, round: int) -> Optimizer:
         """The optimizer of one round, with the state kept from the last one where the plan keeps it."""
-        optimizer = self.plan.optimizer([value for value in self.network.parameters() if value.requires_grad])
+        optimizer = self.plan.optimizer([*self.resident.parameters.values()])
         for group in optimizer.param_groups:
             group["lr"] *= self.plan.schedule(round) if self.plan.schedule else 1
         if self.plan.optimizer_state == "keep" and "optimizer" in self.memory:
             training.load_optimizer_state(self.network, optimizer, self.memory["optimizer"])
         return optimizer
 
+    @property
+    def resident(self) -> Resident:
+        return self.workbench.resident if self.workbench else Resident(self.network)
+
     # What an algorithm calls
 
     def load(self, weights: Weights) -> None:
         """Put the broadcast weights into the resident network, then the client's own kept entries."""
-        self.workbench.resident.load({**weights, **self.memory.get("kept", {})})
+        self.resident.load({**weights, **self.memory.get("kept", {})})
 
     def fit(self, round: int, **openings: Callable) -> None:
         """Train for one round; see `fedlit.training.fit` for the openings."""
@@ -131,7 +135,7 @@ class Client(lightning.LightningModule):
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the resident network's entries."""
-        return self.workbench.resident.read()
+        return self.resident.read()
 
     def update(self, weights: Weights | None = None, **slots: Weights) -> Update:
         """The message to the server: the shared entries (or `weights`), and any further slots."""
@@ -144,7 +148,7 @@ class Client(lightning.LightningModule):
     # What lightning.Trainer calls
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        torch.manual_seed(self.plan.step_seed(self.site, self.current_epoch, batch_index))
+        training.reseed(self.plan.step_seed(self.site, self.current_epoch, batch_index), self.device)
         loss = self.objective(self.network, batch)
         self.log("loss", loss, batch_size=len(batch["image"]))
         return loss

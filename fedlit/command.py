@@ -12,12 +12,12 @@ from rich.console import Console
 
 from fedlit.assembly import assemble, resolve, start
 from fedlit.data.reading import read_image
-from fedlit.display import open_display, result_table
-from fedlit.errors import BadInput
+from fedlit.display import open_display
+from fedlit.files import write_json
 from fedlit.finished import open_model
 from fedlit.fleet import on_first
 from fedlit.losses import masks
-from fedlit.record import write_json
+from fedlit.result_table import result_table
 from fedlit.rundir import RunDirectory
 from fedlit.stopping import heeding_signals
 from fedlit.weights import save
@@ -31,7 +31,10 @@ def run(config: DictConfig, command: Sequence[str]) -> None:
     with RunDirectory(config.run_dir) as run_dir, heeding_signals():
         if on_first(fabric, lambda: run_dir.admit(config)) == "complete":
             if is_first:
-                print(f"already complete: {run_dir / 'report.html'}; raise num_rounds={config.num_rounds} to go on, or overwrite=true")
+                print(
+                    f"already complete: {run_dir / 'report.html'}; "
+                    f"raise num_rounds={config.num_rounds} to go on, or overwrite=true"
+                )
             return
         with open_display(config.name, config.num_rounds, log=run_dir / "log.txt", is_shown=is_first) as display:
             summary = assemble(config, fabric, display).run(command)
@@ -54,7 +57,10 @@ def evaluate(config: DictConfig) -> None:
 
 
 def predict(run_dir: Path, images: Sequence[Path], *, site: str | None, out: Path, model: str | None) -> None:
-    """Write masks as PNG of the images' own size: 0 is background, 255 the only class, else each class's first mask value."""
+    """Write masks as PNG of the images' own size.
+
+    0 is background, 255 the only class; several classes have their first mask value each.
+    """
     learnt = open_model(run_dir, site=site, model=model)
     codes = [255] if len(learnt.source.values) == 1 else [values[0] for values in learnt.source.values]
     out.mkdir(parents=True, exist_ok=True)
@@ -74,7 +80,7 @@ def predict(run_dir: Path, images: Sequence[Path], *, site: str | None, out: Pat
 
 
 def export(run_dir: Path, out: Path, *, site: str | None, model: str | None) -> None:
-    """Write `model.safetensors`, the whole state dict of the network, and `model.json`, what is needed to build and feed it."""
+    """Write `model.safetensors`, the network's state dict, and `model.json`, what is needed to build and feed it."""
     learnt = open_model(run_dir, site=site, model=model)
     out.mkdir(parents=True, exist_ok=True)
     save(out / "model.safetensors", learnt.network.state_dict())

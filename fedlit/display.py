@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from os import PathLike
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
@@ -15,7 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedlit.record import masked, printable
+from fedlit.provenance import masked, printable
+from fedlit.units import duration, megabytes
 
 
 def open_display(
@@ -67,8 +68,6 @@ class Display:
                 self._file.close()
                 self._file = None
 
-    # ---------------------------------------------------------------------------------------------------- events
-
     def round_started(self, round: int, cohort: Sequence[str]) -> None:
         self._tell_finished_round()
         self.round, self.cohort, self.num_done, self.is_in_round = round, tuple(cohort), 0, True
@@ -114,8 +113,6 @@ class Display:
         self._tell_finished_round()
         self._tell(text)
 
-    # ---------------------------------------------------------------------------------------------------- lines
-
     def _tell_finished_round(self) -> None:
         if self._finished_line:
             (_, line), self._finished_line = self._finished_line, None
@@ -133,8 +130,6 @@ class Display:
 
     def _worst(self) -> str:
         return next((f"worst site {printable(site)} {value:.3f}" for site, value in self.scores.items()), "")
-
-    # ---------------------------------------------------------------------------------------------------- the screen
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         lines = self._facts(options.max_width)
@@ -194,67 +189,5 @@ class Display:
         return max(0.0, per_round * self._rounds_left() - in_round)
 
 
-# ------------------------------------------------------------------------------------------------------ the last table
-
-
-def result_table(summary: Mapping[str, Any], console: Console) -> None:
-    """Print the sites of a summary, the worst first, with as many columns as the terminal is wide."""
-    sites: Mapping[str, Mapping[str, Any]] = summary.get("sites") or {}
-    if not sites:
-        console.print("no site was scored")
-        return
-    metrics = list(dict.fromkeys(name for scores in sites.values() for name in scores if name not in ("role", "dice")))
-    columns: list[tuple[str, list[str]]] = [
-        ("site", [printable(site) for site in sites]),
-        ("Dice", [_number(scores, "dice", 3) for scores in sites.values()]),
-        ("95 % interval", [_interval(scores) for scores in sites.values()]),
-        ("cases", [str(scores.get("dice", {}).get("num_cases", 0)) for scores in sites.values()]),
-        ("role", [str(scores["role"]) for scores in sites.values()]),
-    ]
-    for name in metrics:
-        columns.append((name, [_number(scores, name, 3 if name == "iou" else 2) for scores in sites.values()]))
-    table, used = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim"), 0
-    for title, cells in columns:
-        used += max(len(cell) for cell in [title, *cells]) + 2
-        if used - 2 > console.width and len(table.columns) >= 2:
-            break
-        justify = "left" if title in ("site", "role") else "right"
-        table.add_column(title, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
-    for row in zip(*(cells for _, cells in columns[: len(table.columns)]), strict=True):
-        table.add_row(*map(Text, row), style="bold" if row[0] == printable(str(summary.get("worst_site"))) else "")
-    console.print(table)
-    if summary.get("worst_dice") is not None:
-        facts = f"worst site {printable(summary['worst_site'])} {summary['worst_dice']:.3f}"
-        facts += f" | gap {summary['gap']:.3f} | mean {summary['mean_dice']:.3f}"
-        console.print(Text(facts), soft_wrap=True)
-
-
-def _number(scores: Mapping[str, Any], metric: str, digits: int) -> str:
-    value = scores.get(metric, {}).get("mean")
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _interval(scores: Mapping[str, Any]) -> str:
-    low, high = scores.get("dice", {}).get("ci_low"), scores.get("dice", {}).get("ci_high")
-    return "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-
-
 def _cut(text: str, style: str = "") -> Text:
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
-
-
-def duration(seconds: float) -> str:
-    """`3.2 s`, `38 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 119.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def megabytes(num_bytes: float) -> str:
-    """Decimal megabytes or gigabytes: `14.7 MB`."""
-    if num_bytes >= 1e9:
-        return f"{num_bytes / 1e9:.1f} GB"
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 or num_bytes == 0 else f"{num_bytes / 1e6:.3f} MB"

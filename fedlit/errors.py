@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 class BadInput(Exception):
-    """The configuration, the data or the command is wrong: one message says what, where, what is allowed and what to do. Exit 2."""
+    """The configuration, the data or the command is wrong. Exit 2.
+
+    One message says what, where, what is allowed and what to do.
+    """
 
 
 class ClientFailed(Exception):
@@ -12,4 +15,7 @@ class ClientFailed(Exception):
 
 
 class Stopped(BaseException):
-    """The run was asked to stop by a signal and has reached a safe point. Exit 75. No Exception: no policy on failing clients may catch it."""
+    """The run was asked to stop by a signal and has reached a safe point. Exit 75.
+
+    No Exception: no policy on failing clients may catch it.
+    """

@@ -17,14 +17,18 @@ from fedlit.checkpoint import Checkpoints, State
 from fedlit.data.source import Manifest
 from fedlit.display import Display
 from fedlit.federation import Federation, Round
+from fedlit.files import write_json
 from fedlit.fleet import Fleet, on_first
+from fedlit.gallery import chosen_cases, save_picture
 from fedlit.messages import Server
 from fedlit.metrics import Scoring
 from fedlit.prediction import Predictor
 from fedlit.progress import Progress
-from fedlit.record import MetricRow, Record, case_means, provenance, save_picture, site_metrics, summarise, write_json
+from fedlit.provenance import provenance
+from fedlit.record import MetricRow, Record
 from fedlit.report import write_report
 from fedlit.rundir import RunDirectory
+from fedlit.summary import site_metrics, summarise
 from fedlit.weights import sha256
 
 
@@ -53,7 +57,10 @@ class Experiment:
         return self.algorithm.models[0]
 
     def run(self, command: Sequence[str]) -> dict[str, Any]:
-        """Train to the last round, score the test cases of the kept and of the last round, write the report; returns the summary."""
+        """Train to the last round, score the test cases of the kept and of the last one, write the report.
+
+        Returns the summary.
+        """
         state = self.resume()
         record = Record(self.run_dir.path)
         if self.fleet.is_first:
@@ -65,12 +72,15 @@ class Experiment:
             for round in self.federation.run(self.algorithm, state.server, self.config.num_rounds):
                 progress = self.after(round, progress, record)
                 if progress.is_stale(patience):
-                    self.display.say(f"stopped early: the last {patience} evaluations brought nothing better than round {progress.kept_round}")
+                    self.display.say(
+                        f"stopped early: the last {patience} evaluations brought nothing better than "
+                        f"round {progress.kept_round}"
+                    )
                     break
         return self.conclude(progress, record)
 
     def evaluate(self) -> None:
-        """Score the predictors on the test cases of the kept round, beside what is recorded, and draw the report again."""
+        """Score the predictors on the test cases of the kept round, beside what is recorded; draw the report again."""
         state = self.checkpoints.kept()
         self.display.say(f"scoring {', '.join(self.predictors)} at round {state.server.round}")
         record = Record(self.run_dir.path)
@@ -93,8 +103,13 @@ class Experiment:
         self.display.round_finished(number, round.seconds, round.bytes_up, round.bytes_down)
         for name, reason in round.aggregate.dropped.items():
             self.display.warn(f"round {number}: {name} was dropped: {reason}")
-        rows = [MetricRow(number, report.client, "member", "local", "train", "loss", report.scalars["loss"], report.num_samples)
-                for report in round.aggregate.reports if report.client in self.federation.sites]  # fmt: skip
+        rows = [
+            MetricRow(
+                number, report.client, "member", "local", "train", "loss", report.scalars["loss"], report.num_samples
+            )
+            for report in round.aggregate.reports
+            if report.client in self.federation.sites
+        ]
         value = None
         if number % self.config.eval_every == 0 or number == self.config.num_rounds:
             scores = self.score(round.server, "val", self.scoring.validation)[0]
@@ -105,15 +120,17 @@ class Experiment:
         progress = progress.after(round, value)
         if self.fleet.is_first:
             record.add(rows)
+            values = {f"{row.split}_{row.metric}/{row.model}/{row.site}": row.value for row in rows}
             for logger in self.fleet.fabric.loggers:
-                logger.log_metrics({f"{row.split}_{row.metric}/{row.model}/{row.site}": row.value for row in rows}, step=number)
-        self.checkpoints.save(State(round.server, self.fleet.memories, progress.as_json()), kept=progress.kept_round == number)
+                logger.log_metrics(values, step=number)
+        state = State(round.server, self.fleet.memories, progress.as_json())
+        self.checkpoints.save(state, kept=progress.kept_round == number)
         return progress
 
     def counted(self, rows: Sequence[MetricRow]) -> dict[str, float]:
         """The Dice of every member with the main model: what the kept round is chosen by."""
-        return {row.site: row.value for row in rows
-                if (row.metric, row.model, row.role) == ("dice", self.main_model, "member") and row.num_cases}  # fmt: skip
+        wanted = ("dice", self.main_model, "member")
+        return {row.site: row.value for row in rows if (row.metric, row.model, row.role) == wanted and row.num_cases}
 
     def worth(self, dice: Mapping[str, float]) -> float | None:
         """The worst or the mean of the members' results; None where no member has validation cases."""
@@ -150,15 +167,20 @@ class Experiment:
 
     def summarise(self, kept: State, last: State, progress: Progress, record: Record) -> dict[str, Any]:
         """What summary.json holds."""
-        personal = self.fleet.each(lambda name: sha256(last.memories.get(name, {}).get("personal", {})), sorted(self.fleet.clients))
+        personal = self.fleet.each(
+            lambda name: sha256(last.memories.get(name, {}).get("personal", {})), sorted(self.fleet.clients)
+        )
         hashes = "\n".join([sha256(last.server.weights), *(f"{name} {value}" for name, value in personal.items())])
         round = kept.server.round
-        scores = summarise(record.cases(), record.metrics(), round=round, model=self.main_model) if self.fleet.is_first else {}
+        scores = {}
+        if self.fleet.is_first:
+            scores = summarise(record.cases(), record.metrics(), round=round, model=self.main_model)
+        reason = f"{self.config.keep_by} validation Dice"
         return scores | {
             "name": self.config.name,
             "algorithm": type(self.algorithm).__name__,
             "kept_round": round,
-            "kept_by": f"{self.config.keep_by} validation Dice" if progress.kept_round else "last round, for want of validation cases",
+            "kept_by": reason if progress.kept_round else "last round, for want of validation cases",
             "num_rounds": progress.num_rounds,
             "seconds_per_round": progress.seconds / progress.num_rounds,
             "bytes_up": progress.bytes_up,
@@ -189,14 +211,3 @@ class Experiment:
                     image=(image * 255).round().to(torch.uint8).squeeze(-1).numpy(),
                     target=target[shown].numpy(), prediction=prediction[shown].numpy(),
                 )  # fmt: skip
-
-
-def chosen_cases(record: Record, round: int, model: str) -> dict[str, dict[str, tuple[str, float]]]:
-    """site -> {best, median, worst: (case, Dice)} of the test split; a site without counted cases is left out."""
-    chosen = {}
-    for (number, site, name, split, metric), means in case_means(record.cases()).items():
-        ranked = sorted((value, case) for case, value in means.items() if value is not None)
-        if (number, name, split, metric) == (round, model, "test", "dice") and ranked:
-            places = {"best": -1, "median": (len(ranked) - 1) // 2, "worst": 0}
-            chosen[site] = {rank: (ranked[place][1], ranked[place][0]) for rank, place in places.items()}
-    return chosen

@@ -75,7 +75,10 @@ class Federation:
         split: str,
         names: Iterable[str] | None = None,
     ) -> list[CaseRow]:
-        """One row per case, class and metric, for every predictor at every site that has cases in the split; equal in every process."""
+        """One row per case, class and metric, for every predictor at every site that has cases in the split.
+
+        Equal in every process.
+        """
         names = sorted(name for name in names or self.sites if len(getattr(self.sites[name], split)))
         rows = []
         for model, predictor in predictors.items():
@@ -101,7 +104,7 @@ class Federation:
     def predict(
         self, predictor: Predictor, server: Server, name: str, pictures: Pictures, cases: Sequence[Case] | None = None
     ) -> Iterator[tuple[Case, Tensor]]:
-        """(case, masks bool [slices, K, H, W]) of a site's pictures; nothing where the predictor has no model for the site."""
+        """(case, masks bool [slices, K, H, W]) of a site's pictures; nothing where there is no model for the site."""
         bench = self.fleet.workbench
         learnt = Learnt(server, bench.network, bench.resident, self.fleet.memories.get(name, {}), self.kept)
         unlabelled = pictures.unlabelled()

@@ -18,8 +18,8 @@ from fedlit.assembly import PREDICTORS, bind_network
 from fedlit.checkpoint import kept_name, read_state
 from fedlit.client import Resident
 from fedlit.config import build
-from fedlit.data.request import channels_first
 from fedlit.data.reading import Picture
+from fedlit.data.request import channels_first
 from fedlit.data.source import Manifest
 from fedlit.errors import BadInput
 from fedlit.prediction import Learnt, Predictor
@@ -28,7 +28,7 @@ from fedlit.rundir import RunDirectory
 
 @dataclass(frozen=True)
 class Finished:
-    """A network with the weights of one model at one site, in evaluation mode, and how pictures are made ready for it."""
+    """A network with the weights of one model at one site, in evaluation mode; and how pictures are made ready."""
 
     network: nn.Module
     source: Manifest
@@ -45,7 +45,7 @@ def open_model(run_dir: Path, *, site: str | None = None, model: str | None = No
 
     Args:
         site: whose kept entries or personal model; needed where the run has such.
-        model: `global`, `personal`, or a predictor that the run's config names; by default the one the run was judged by.
+        model: `global`, `personal`, or a predictor that the run's config names; by default the one it was judged by.
 
     Raises:
         BadInput: no finished run, no such site or model.
@@ -62,9 +62,11 @@ def open_model(run_dir: Path, *, site: str | None = None, model: str | None = No
         check_site(directory, site)
     component = bind_network(config, source)
     network = component()
-    learnt = Learnt(state.server, network, Resident(network), state.memories.get(site, {}), kept=tuple(config.keep_local))
+    memory = state.memories.get(site, {})
+    learnt = Learnt(state.server, network, Resident(network), memory, kept=tuple(config.keep_local))
     if predictor.prepare(learnt, None) is None:
-        raise BadInput(f"{run_dir} has no {name} model {f'for {site}' if site else 'that fits every site'}; name a member with --site")
+        whose = f"for {site}" if site else "that fits every site"
+        raise BadInput(f"{run_dir} has no {name} model {whose}; name a member with --site")
     return Finished(network.eval(), source, describe(config, source, component, name, site, state.server.round))
 
 
@@ -84,12 +86,20 @@ def check_site(directory: RunDirectory, site: str) -> None:
         raise BadInput(f"--site={site}: this run has the sites {', '.join(sorted(sites))}")
 
 
-def describe(config: DictConfig, source: Manifest, network: partial, model: str, site: str | None, round: int) -> dict[str, Any]:
+def describe(
+    config: DictConfig, source: Manifest, network: partial, model: str, site: str | None, round: int
+) -> dict[str, Any]:
     """What is needed to build the network and to feed it, as JSON values."""
-    size = source.preparation().size
+    preparation = source.preparation()
+    size = preparation.size and list(preparation.size)
     return {
         "network": {"target": config.network["_target_"], "arguments": network.keywords},
-        "input": {"channels": source.channels, "image_size": size and list(size), "range": [0, 1], "intensity": source.preparation().intensity},
+        "input": {
+            "channels": source.channels,
+            "image_size": size,
+            "range": [0, 1],
+            "intensity": preparation.intensity,
+        },
         "output": {"activation": config.activation, "classes": list(source.classes)},
         "run": {"name": config.name, "round": round, "model": model, "site": site},
     }

@@ -19,7 +19,7 @@ from fedlit import hardware
 from fedlit.display import Display, open_display
 from fedlit.errors import BadInput, ClientFailed
 from fedlit.messages import Aggregate, Broadcast, Report, Slots, Update, restore, size, tensors
-from fedlit.weights import WeightedSum, is_finite, to_cpu
+from fedlit.weights import WeightedSum, to_cpu
 
 if TYPE_CHECKING:
     from fedlit.aggregation import Aggregation
@@ -161,12 +161,12 @@ class Fleet:
         for name in filter(self.lives_here, cohort):
             try:
                 update, memory, seconds = self._work(local_update, name, broadcast)
+                total.add(tensors(update), rule.coefficient(update))
             except Exception as error:
-                failures[name] = (str(error), "" if isinstance(error, ClientFailed) else traceback.format_exc())
+                failures[name] = (str(error) or type(error).__name__, traceback.format_exc())
                 if self.on_client_error == "fail":
                     break
                 continue
-            total.add(tensors(update), rule.coefficient(update))
             self._pending[name] = {slot: to_cpu(values) for slot, values in memory.items()}
             reports.append(Report(name, update.num_samples, size(update), seconds, update.scalars))
             self.watch.client_done(name, seconds, update.scalars["loss"])
@@ -175,7 +175,9 @@ class Fleet:
         failures = {name: failure for _, part in shared for name, failure in sorted(part.items())}
         if failures and (self.on_client_error == "fail" or len(reports) < self.min_updates):
             name, (reason, trace) = next(iter(failures.items()))
-            raise ClientFailed(f"client {name!r} failed in round {broadcast.round + 1}: {reason}" + (f"\n{trace}" if trace else ""))
+            failed = ClientFailed(f"client {name!r} failed in round {broadcast.round + 1}: {reason}")
+            failed.add_note(trace)  # where it happened, in whichever process
+            raise failed
         aggregate = restore(Aggregate, {}, self._mean(total))
         return replace(aggregate, reports=tuple(reports), dropped={name: reason for name, (reason, _) in failures.items()})
 
@@ -183,8 +185,6 @@ class Fleet:
         client, start = self.clients[name], time.perf_counter()
         client.memory = self.memories.get(name, {})
         update, memory = local_update(client, broadcast)
-        if not is_finite(tensors(update)):
-            raise ClientFailed(f"site {name}: its update holds NaN or Inf; lower lr or set gradient_clip")
         return update, memory, time.perf_counter() - start
 
     def commit(self) -> None:

@@ -17,7 +17,7 @@ def resolve_accelerator(accelerator: str) -> str:
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
-    """`auto` is bf16-mixed where the device computes in bfloat16 (GPUs from Ampere on, CPUs with AVX512-BF16), else 32-true."""
+    """`auto` is bf16-mixed where the device has bfloat16 (GPUs from Ampere on, CPUs with AVX512-BF16), else 32-true."""
     if precision != "auto":
         return precision
     if accelerator == "cuda":
@@ -33,6 +33,7 @@ def resolve_channels_last(channels_last: str | bool, precision: str) -> bool:
 
 
 def share_cores(num_local_processes: int) -> None:
-    """Divide the cores among the processes of this machine; two with two threads each ran ten times slower on two cores."""
+    """Divide the machine's cores among its processes; two with two threads each ran ten times slower on two cores."""
     if num_local_processes > 1 and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_local_processes if hasattr(os, "sched_getaffinity") else 1))
+        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        torch.set_num_threads(max(1, num_cores // num_local_processes))

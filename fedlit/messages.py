@@ -18,7 +18,10 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Server:
-    """Everything the server remembers. `weights` are the shared entries: trained parameters and, unless kept local, float buffers."""
+    """Everything the server remembers.
+
+    `weights` are the shared entries: trained parameters and, unless kept local, float buffers.
+    """
 
     weights: Weights
     round: int = 0
@@ -28,7 +31,10 @@ class Server:
 
 @dataclass(frozen=True)
 class Broadcast:
-    """Everything clients see of the server. Entries that `weights` leaves out start from the network's first state, which all sites share."""
+    """Everything clients see of the server.
+
+    Entries that `weights` leaves out start from the network's first state, which all sites share.
+    """
 
     round: int
     weights: Weights
@@ -38,7 +44,7 @@ class Broadcast:
 
 @dataclass(frozen=True)
 class Update:
-    """Everything one client sends: tensors, the number of its training pictures and a few numbers such as its mean loss."""
+    """Everything one client sends: tensors, the number of its training pictures, scalars such as its mean loss."""
 
     client: str
     num_samples: int
@@ -79,7 +85,8 @@ def tensors(message: Any) -> dict[str, Tensor]:
 def header(message: Any) -> dict[str, Any]:
     """What is not a tensor, as JSON values."""
     assert is_dataclass(message)
-    plain = {part.name: getattr(message, part.name) for part in fields(message) if part.name not in ("weights", "slots")}
+    names = [part.name for part in fields(message) if part.name not in ("weights", "slots")]
+    plain = {name: getattr(message, name) for name in names}
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in plain.items()}
 
 

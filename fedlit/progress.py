@@ -12,7 +12,10 @@ from fedlit.federation import Round
 
 @dataclass(frozen=True)
 class Progress:
-    """Sums over the rounds so far. `kept_round` is None until a round has been scored on validation; `best` is its value, -inf before."""
+    """Sums over the rounds so far.
+
+    `kept_round` is None until a round has been scored on validation; `best` is its value, -inf before.
+    """
 
     num_rounds: int = 0
     seconds: float = 0.0
@@ -25,7 +28,8 @@ class Progress:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Progress:
-        return cls(**{**values, "best": -math.inf if values["best"] is None else values["best"], "dropped": tuple(values["dropped"])})
+        best = -math.inf if values["best"] is None else values["best"]
+        return cls(**{**values, "best": best, "dropped": tuple(values["dropped"])})
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "best": None if self.best == -math.inf else self.best, "dropped": list(self.dropped)}
@@ -34,6 +38,7 @@ class Progress:
         """With one more round, and its validation result where it was scored."""
         number = round.server.round
         is_better = value is not None and value > self.best
+        dropped = (f"round {number}: {name}: {reason}" for name, reason in round.aggregate.dropped.items())
         return Progress(
             num_rounds=number,
             seconds=self.seconds + round.seconds,
@@ -42,7 +47,7 @@ class Progress:
             kept_round=number if is_better else self.kept_round,
             best=value if is_better else self.best,
             num_stale=0 if is_better else self.num_stale + (value is not None),
-            dropped=(*self.dropped, *(f"round {number}: {name}: {reason}" for name, reason in round.aggregate.dropped.items())),
+            dropped=(*self.dropped, *dropped),
         )
 
     def is_stale(self, patience: int | None) -> bool:

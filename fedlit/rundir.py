@@ -12,13 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedlit.config import differences
 from fedlit.errors import BadInput
-from fedlit.weights import write_atomically
+from fedlit.files import write_atomically
 
 CONTENTS = ("config.yaml", "metrics.csv", "cases.csv", "summary.json", "provenance.json", "report.html", "log.txt",
             "checkpoint", "pictures", "logs")  # fmt: skip
 
-FREE = ("num_rounds", "run_dir", "name", "resume", "overwrite", "accelerator", "devices", "num_nodes", "processes_per_client", "num_workers",
-        "loggers", "report", "client_timeout", "prediction", "data.root", "data.cache_dir")  # fmt: skip
+FREE = ("num_rounds", "run_dir", "name", "resume", "overwrite", "accelerator", "devices", "num_nodes",
+        "processes_per_client", "num_workers", "loggers", "report", "client_timeout", "prediction", "data.root",
+        "data.cache_dir")  # fmt: skip
 """Keys that may differ when a run goes on: they do not change what is computed. `num_rounds` may only grow."""
 
 
@@ -50,12 +51,16 @@ class RunDirectory:
             self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held open on purpose)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BadInput(f"run_dir={self.path}: another run is at work there; wait for it, or set another run_dir or name") from None
+            raise BadInput(
+                f"run_dir={self.path}: another run is at work there; wait for it, or set another run_dir or name"
+            ) from None
         except OSError as error:
             raise BadInput(f"run_dir={self.path} cannot be written: {error.strerror}; set another run_dir") from None
 
     def admit(self, config: DictConfig) -> Literal["new", "continue", "complete"]:
-        """Lock the directory; say whether this config starts a run here, continues one or finds it complete. `overwrite` removes an old run.
+        """Lock the directory; say whether this config starts a run here, continues one or finds it complete.
+
+        `overwrite` removes an old run.
 
         Raises:
             BadInput: another run is at work here, the directory holds something else, or a run with another config.
@@ -69,18 +74,25 @@ class RunDirectory:
                 raise BadInput(f"resume=must: there is no run in {self.path}")
             strangers = [name for name in sorted(os.listdir(self.path)) if name not in (*CONTENTS, ".lock")]
             if strangers:
-                raise BadInput(f"run_dir={self.path} is no run directory, it holds {strangers[0]!r}; set another run_dir")
+                raise BadInput(
+                    f"run_dir={self.path} is no run directory, it holds {strangers[0]!r}; set another run_dir"
+                )
             self.write_config(config)
             return "new"
         if config.resume == "never":
-            raise BadInput(f"resume=never: a run is in {self.path} already; set overwrite=true to remove it, or another run_dir")
+            raise BadInput(
+                f"resume=never: a run is in {self.path} already; set overwrite=true to remove it, or another run_dir"
+            )
         old = self.read_config()
         problems = differences(old, config, FREE)
         if config.num_rounds < old.num_rounds:
             problems.append(f"num_rounds: {old.num_rounds} -> {config.num_rounds}; it may only grow")
         if problems:
-            raise BadInput(f"the run in {self.path} was begun with another config:\n  " + "\n  ".join(problems)
-                           + "\nset these keys back, choose another run_dir, or overwrite=true to start anew")  # fmt: skip
+            listed = "\n  ".join(problems)
+            raise BadInput(
+                f"the run in {self.path} was begun with another config:\n  {listed}\n"
+                "set these keys back, choose another run_dir, or overwrite=true to start anew"
+            )
         if (self / "summary.json").exists() and old.num_rounds == config.num_rounds:
             return "complete"
         self.write_config(config)
@@ -98,7 +110,7 @@ class RunDirectory:
         return OmegaConf.create(OmegaConf.to_container(OmegaConf.load(path)))
 
     def write_config(self, config: DictConfig) -> None:
-        write_atomically(self / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
+        write_atomically(self / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
     def _remove(self) -> None:
         for name in CONTENTS:

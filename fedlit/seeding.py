@@ -6,6 +6,9 @@ from hashlib import blake2b
 
 
 def address(*parts: int | str) -> int:
-    """The 63-bit seed of an address such as `(seed, site, round, epoch, "shuffle")`; any of them can be computed alone, so any round can be replayed."""
+    """The 63-bit seed of an address such as `(seed, site, round, epoch, "shuffle")`.
+
+    Any of them can be computed alone, so any round can be replayed.
+    """
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

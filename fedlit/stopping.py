@@ -20,8 +20,11 @@ def between_steps(site: str) -> None:
 @contextmanager
 def heeding_signals() -> Iterator[None]:
     """SIGTERM and SIGUSR1 ask the run to stop; Ctrl-C stays what Python makes of it."""
-    asked = [signal.SIGTERM, signal.SIGUSR1]
-    before = {number: signal.signal(number, lambda number, frame: _requested.append(signal.Signals(number))) for number in asked}
+
+    def note(number: int, frame: object) -> None:
+        _requested.append(signal.Signals(number))
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from fedlit.errors import BadInput
+from fedlit.errors import BadInput, ClientFailed
+from fedlit.files import write_atomically
 
 Weights = Mapping[str, Tensor]
 """Named tensors. Floating-point entries are averaged; integer ones (counters) never are."""
@@ -67,11 +67,6 @@ def num_bytes(weights: Weights) -> int:
     return sum(value.numel() * value.element_size() for value in weights.values())
 
 
-def is_finite(weights: Weights) -> bool:
-    """No entry holds NaN or Inf."""
-    return all(bool(value.isfinite().all()) for value in weights.values() if value.is_floating_point())
-
-
 def sha256(*states: Weights) -> str:
     """One hash over names, dtypes, shapes and bits of the states, in the order given; the order of entries inside a state is irrelevant."""
     digest = hashlib.sha256()
@@ -107,7 +102,11 @@ class WeightedSum:
         self.high = self.low = torch.empty(0, dtype=torch.float64)
 
     def add(self, weights: Weights, coefficient: float) -> None:
-        """Add one term. Every term has the same floating-point entries; integer entries are left out."""
+        """Add one term. Every term has the same floating-point entries; integer entries are left out.
+
+        Raises:
+            ClientFailed: the term holds NaN or Inf.
+        """
         values = {name: value for name, value in weights.items() if value.is_floating_point()}
         if self.like is None:
             self._allocate(values, next((value.device for value in values.values()), torch.device("cpu")))
@@ -116,6 +115,8 @@ class WeightedSum:
             raise ValueError(f"updates of one round have different entries: {', '.join(names[:3])} ({len(names)} in all)")
         if values:
             flat = torch.cat([values[name].detach().reshape(-1) for name in self.like])
+            if not flat.sum(dtype=torch.promote_types(flat.dtype, torch.float32)).isfinite():  # 20 times as fast as isfinite().all()
+                raise ClientFailed("its update holds NaN or Inf; lower lr or set gradient_clip")
             for start in range(0, flat.numel(), CHUNK):
                 part = slice(start, start + CHUNK)
                 _add_exactly(self.high[part], self.low[part], flat[part].to(self.high).mul_(coefficient))
@@ -178,16 +179,3 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise BadInput(f"{path}: no such file") from None
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise BadInput(f"{path}: damaged or not a safetensors file ({error})") from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary name, fsync, rename: a reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -26,14 +26,19 @@ def saved(tmp_path, sites):
     return checkpoints, states
 
 
+def hash_of(memory) -> str:
+    return sha256(*map(memory.get, sorted(memory)))
+
+
 def same(left: State, right: State) -> bool:
+    one, other = left.server, right.server
     return (
-        sha256(left.server.weights, *left.server.slots.values()) == sha256(right.server.weights, *right.server.slots.values())
-        and (left.server.round, left.server.scalars, left.progress) == (right.server.round, right.server.scalars, right.progress)
+        sha256(one.weights, *one.slots.values()) == sha256(other.weights, *other.slots.values())
+        and (one.round, one.scalars, left.progress) == (other.round, other.scalars, right.progress)
         and left.memories.keys() == right.memories.keys()
         and all(left.memories[name].keys() == right.memories[name].keys() for name in left.memories)
-        and all(sha256(*map(left.memories[name].get, sorted(left.memories[name]))) == sha256(*map(right.memories[name].get, sorted(right.memories[name]))) for name in left.memories)
-    )  # fmt: skip
+        and all(hash_of(left.memories[name]) == hash_of(right.memories[name]) for name in left.memories)
+    )
 
 
 def no_warning(text):
@@ -86,7 +91,7 @@ def test_nothing_whole_is_refused_and_nothing_saved_is_none(saved, tmp_path):
     checkpoints, _ = saved
     for path in checkpoints.directory.glob("*.safetensors"):
         path.write_bytes(b"")
-    with pytest.raises(BadInput, match="no checkpoint in .* is whole.*overwrite=true"):
+    with pytest.raises(BadInput, match=r"no checkpoint in .* is whole.*overwrite=true"):
         checkpoints.newest(lambda text: None)
     assert Checkpoints(tmp_path / "other", checkpoints.fleet).newest(no_warning) is None
 
@@ -118,7 +123,8 @@ def test_an_index_cannot_lead_out_of_its_folder(saved):
 
 def test_only_wanted_memories_are_read(saved):
     checkpoints, _ = saved
-    assert read_state(checkpoints.directory, kept_name(checkpoints.directory), lambda name: name == "b").memories.keys() == {"b"}
+    directory = checkpoints.directory
+    assert read_state(directory, kept_name(directory), lambda name: name == "b").memories.keys() == {"b"}
 
 
 def test_a_loaded_state_goes_on_as_if_never_saved(saved, sites):
@@ -130,4 +136,4 @@ def test_a_loaded_state_goes_on_as_if_never_saved(saved, sites):
     federation, _ = make_federation(sites, optimizer_state="keep")
     federation.fleet.memories = dict(state.memories)
     run_rounds(federation, state.server, 5, Local())
-    assert all(sha256(*map(whole[name].get, sorted(whole[name]))) == sha256(*map(federation.fleet.memories[name].get, sorted(whole[name]))) for name in "abc")
+    assert all(hash_of(whole[name]) == hash_of(federation.fleet.memories[name]) for name in "abc")

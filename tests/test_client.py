@@ -16,17 +16,33 @@ def trainer_weights(site, rounds, **plan):
     """What plain lightning.Trainer makes of the same client: one epoch is one round."""
     client = Client(site, make_network(), loss=DiceBCE(), plan=LocalTraining(**plan))
     trainer = lightning.Trainer(
-        max_epochs=rounds, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_epochs=rounds,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         enable_model_summary=False,
-    )  # fmt: skip
+    )
     trainer.fit(client)
     return Resident(client.network).read()
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*logging interval.*", "ignore:.*litlogger.*", "ignore:.*LeafSpec.*")
+@pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers.*",
+    "ignore:.*logging interval.*",
+    "ignore:.*litlogger.*",
+    "ignore:.*LeafSpec.*",
+)
 @pytest.mark.parametrize(
     ("rounds", "options"),
-    [(1, {}), (1, {"epochs": 2}), (1, {"epochs": None, "steps": 5}), (3, {"optimizer_state": "keep"}), (3, {"optimizer_state": "keep", "schedule": lambda round: 0.5**round})],
+    [
+        (1, {}),
+        (1, {"epochs": 2}),
+        (1, {"epochs": None, "steps": 5}),
+        (3, {"optimizer_state": "keep"}),
+        (3, {"optimizer_state": "keep", "schedule": lambda round: 0.5**round}),
+    ],
 )
 def test_one_client_is_plain_lightning_training(rounds, options):
     """Bit for bit: for one round, and for several where the optimizer is kept."""
@@ -52,7 +68,8 @@ def test_load_sets_every_entry_and_counters_back():
     resident.load({name: torch.full_like(resident.first[name], 0.5)})
     state = network.state_dict()
     assert state[counter] == 0 and (state[name] == 0.5).all()
-    assert sha256({key: state[key] for key in state if key != name}) == sha256({key: resident.first[key] for key in state if key != name})
+    others = [key for key in state if key != name]
+    assert sha256({key: state[key] for key in others}) == sha256({key: resident.first[key] for key in others})
 
 
 def test_weights_of_another_network_are_refused():

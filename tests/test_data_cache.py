@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from fedlit.data import cache as caching
-from fedlit.data import storage
 from fedlit.data.cache import Files, default_cache, file_hashes, packed
 from fedlit.data.pack import JoinedPack, Pack, open_pack
 from fedlit.data.preparing import Preparation
@@ -187,8 +186,7 @@ def test_a_full_disk_is_one_clear_error(pictures, tmp_path, monkeypatch):
     def full(stream):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for module in (storage, caching):
-        monkeypatch.setattr(module, "sync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(BadInput, match=r"cannot be written \(No space left on device.*MB free\); .*FEDLIT_CACHE"):
         packed(pictures, BINARY, cache=tmp_path / "cache")
     monkeypatch.undo()

@@ -168,7 +168,7 @@ def test_a_client_whose_loss_is_nan_fails_the_run_or_is_dropped(tmp_path, disc_d
     os.environ["FEDLIT_TRUSTED_PACKAGES"] = "tests"
     try:
         assert fedlit("run", config_file, *options) == 1
-        assert "client 'a' failed in round 1: site a: the loss is nan" in capsys.readouterr().err
+        assert "client 'a' failed in round 1: the loss is nan" in capsys.readouterr().err
         assert fedlit("run", config_file, *options, "on_client_error=drop", "overwrite=true") == 0
     finally:
         del os.environ["FEDLIT_TRUSTED_PACKAGES"]

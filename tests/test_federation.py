@@ -25,8 +25,8 @@ def test_order_of_sites_is_irrelevant(sites):
 
 
 def test_seed_name_alone_decides_the_order_of_pictures():
-    left, right = make_site("a", seed=1), make_site("b", seed=1)
-    assert sha256(run_rounds(*make_federation([left]), 1).weights) != sha256(run_rounds(*make_federation([right]), 1).weights)
+    left, right = (run_rounds(*make_federation([make_site(name, seed=1)]), 1) for name in "ab")
+    assert sha256(left.weights) != sha256(right.weights)
 
 
 def test_fedavg_is_the_mean_by_samples(sites):
@@ -71,13 +71,16 @@ def test_local_never_shares(sites):
     for site in sites:
         alone, server = make_federation([site])
         run_rounds(alone, server, 2, Local())
-        assert sha256(alone.fleet.memories[site.name]["personal"]) == sha256(together.fleet.memories[site.name]["personal"])
+        left, right = (federation.fleet.memories[site.name]["personal"] for federation in (alone, together))
+        assert sha256(left) == sha256(right)
 
 
 def test_centralized_is_one_client_with_all_pictures(sites):
     pooled = Centralized().participants(sites)
-    assert [site.name for site in pooled] == ["pooled"] and pooled[0].num_samples == sum(site.num_samples for site in sites)
-    assert sha256(run_rounds(*make_federation(pooled), 1, Centralized()).weights) == sha256(run_rounds(*make_federation(pooled), 1).weights)
+    assert [site.name for site in pooled] == ["pooled"]
+    assert pooled[0].num_samples == sum(site.num_samples for site in sites)
+    centralized = run_rounds(*make_federation(pooled), 1, Centralized())
+    assert sha256(centralized.weights) == sha256(run_rounds(*make_federation(pooled), 1).weights)
 
 
 def test_sampling_is_uniform_deterministic_and_partial():
@@ -124,7 +127,9 @@ def test_resuming_from_a_server_and_memories_goes_on_the_same(sites):
 
 
 def scores(federation, server, predictors, split="test"):
-    return federation.score(predictors, server, scoring=Scoring(), metrics=("dice", "iou"), classes=("disc",), split=split)
+    return federation.score(
+        predictors, server, scoring=Scoring(), metrics=("dice", "iou"), classes=("disc",), split=split
+    )
 
 
 def test_scoring_gives_one_row_per_case_class_and_metric(sites):

@@ -37,8 +37,9 @@ def test_homes_do_not_depend_on_order_and_are_balanced():
 
 def test_a_failing_client_fails_the_round_by_name(sites):
     federation, server = make_federation(sites)
-    with pytest.raises(ClientFailed, match=r"(?s)client 'b' failed in round 1: disk on fire.*RuntimeError"):
+    with pytest.raises(ClientFailed, match="client 'b' failed in round 1: disk on fire") as failed:
         run_rounds(federation, server, 1, Failing(names=("b",)))
+    assert "RuntimeError" in failed.value.__notes__[0] and "local_update" in failed.value.__notes__[0]
 
 
 def test_a_dropped_client_counts_as_if_it_had_not_taken_part(sites):
@@ -73,7 +74,7 @@ def test_an_update_that_is_not_finite_is_a_failure(sites):
             return update, memory
 
     federation, server = make_federation(sites)
-    with pytest.raises(ClientFailed, match="site a: its update holds NaN or Inf"):
+    with pytest.raises(ClientFailed, match="client 'a' failed in round 1: its update holds NaN or Inf"):
         run_rounds(federation, server, 1, Broken())
 
 

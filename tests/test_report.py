@@ -13,8 +13,15 @@ import numpy as np
 import pytest
 
 from fedlit.errors import BadInput
-from fedlit.record import CaseRow, MetricRow, Record, save_picture, site_metrics, summarise, write_json
-from fedlit.report import NARROW, WIDE, _outline, draw_boxes, draw_curves, read_run, write_report
+from fedlit.files import write_json
+from fedlit.gallery import save_picture
+from fedlit.record import CaseRow, MetricRow, Record
+from fedlit.report import write_report
+from fedlit.report.pictures import _outline
+from fedlit.report.plots import draw_boxes, draw_curves
+from fedlit.report.reading import read_run
+from fedlit.report.svg import NARROW, WIDE
+from fedlit.summary import site_metrics, summarise
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NASTY = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)> --> {{ 7 * 7 }}', "$x^2$ 香港 \\frac"]

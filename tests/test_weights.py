@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fedlit import weights
-from fedlit.errors import BadInput
+from fedlit.errors import BadInput, ClientFailed
 from fedlit.weights import WeightedSum
 
 
@@ -34,7 +34,8 @@ def mean_of(terms, groups):
 def test_mean_is_bitwise_independent_of_order_and_grouping():
     terms = [(random_weights(seed), float(seed + 3)) for seed in range(9)]
     reference = mean_of(terms, [range(9)])
-    for groups in ([range(8, -1, -1)], [[4, 0], [7, 2, 1], [8, 3, 5, 6]], [[index] for index in (3, 1, 4, 0, 5, 8, 2, 6, 7)]):
+    one_by_one = [[index] for index in (3, 1, 4, 0, 5, 8, 2, 6, 7)]
+    for groups in ([range(8, -1, -1)], [[4, 0], [7, 2, 1], [8, 3, 5, 6]], one_by_one):
         assert weights.sha256(mean_of(terms, groups)) == weights.sha256(reference)
 
 
@@ -85,13 +86,22 @@ def test_different_entries_are_refused():
 def test_hash_sees_names_types_shapes_and_bits_but_not_order():
     one = {"a": torch.zeros(2, 3), "b": torch.ones(1)}
     assert weights.sha256(one) == weights.sha256(dict(reversed(one.items())))
-    changed = [{**one, "a": torch.zeros(3, 2)}, {**one, "a": torch.zeros(2, 3).bfloat16()}, {**one, "a": -one["a"]}, {"a": one["a"], "c": one["b"]}]
+    changed = [
+        {**one, "a": torch.zeros(3, 2)},
+        {**one, "a": torch.zeros(2, 3).bfloat16()},
+        {**one, "a": -one["a"]},
+        {"a": one["a"], "c": one["b"]},
+    ]
     assert len({weights.sha256(each) for each in [one, *changed]}) == 5
-    assert weights.sha256({"a": one["a"].to(memory_format=torch.contiguous_format)}, {"b": one["b"]}) != weights.sha256(one)
+    apart = {"a": one["a"].to(memory_format=torch.contiguous_format)}, {"b": one["b"]}
+    assert weights.sha256(*apart) != weights.sha256(one)
 
 
 def test_file_brings_back_bits_and_header(tmp_path):
-    value = random_weights(3) | {"half": torch.randn(4).bfloat16(), "last": torch.randn(1, 3, 4, 4).to(memory_format=torch.channels_last)}
+    value = random_weights(3) | {
+        "half": torch.randn(4).bfloat16(),
+        "last": torch.randn(1, 3, 4, 4).to(memory_format=torch.channels_last),
+    }
     weights.save(tmp_path / "w.safetensors", value, {"round": 3})
     back, header = weights.load(tmp_path / "w.safetensors")
     assert weights.sha256(back) == weights.sha256(value) and header == {"round": 3}
@@ -111,10 +121,14 @@ def test_damaged_file_is_refused_by_name(tmp_path, content):
         weights.load(tmp_path / "other")
 
 
-def test_nan_and_inf_are_seen():
-    assert weights.is_finite({"a": torch.ones(3), "n": torch.tensor(1)}) and weights.is_finite({})
-    for bad in (float("nan"), float("inf"), -float("inf")):
-        assert not weights.is_finite({"a": torch.ones(3), "b": torch.tensor([1.0, bad])})
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_inf_are_refused_and_leave_the_sum_alone(bad):
+    total = WeightedSum()
+    total.add({"a": torch.ones(3), "b": torch.ones(2)}, 1)
+    with pytest.raises(ClientFailed, match="NaN or Inf"):
+        total.add({"a": torch.ones(3), "b": torch.tensor([1.0, bad])}, 1)
+    assert torch.equal(total.mean()["b"], torch.ones(2))
+    total.add({"a": torch.full((3,), 6e4).half(), "b": torch.full((2,), 6e4).half()}, 1)  # a sum beyond half precision is no Inf
 
 
 def test_patterns_select_entries():

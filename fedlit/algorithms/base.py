@@ -17,7 +17,7 @@ from fedlit.seeding import address
 
 @dataclass(frozen=True)
 class Sampling:
-    """Who takes part in a round: everyone, a number of clients or a fraction of them, drawn uniformly by (seed, round)."""
+    """Who takes part in a round: everyone, a number or a fraction of the clients, drawn uniformly by (seed, round)."""
 
     clients_per_round: int | None = None
     fraction_train: float | None = None
@@ -44,7 +44,7 @@ class Algorithm(ABC):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The predictors that fit what this algorithm learns; the validation result of the first chooses the kept round."""
+        """The predictors that fit what this algorithm learns; the first one decides the kept round by validation."""
         return ("global",)
 
     def participants(self, sites: Sequence[Site]) -> list[Site]:

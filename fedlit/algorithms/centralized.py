@@ -15,5 +15,6 @@ class Centralized(FedAvg):
     """FedAvg with one client that holds the training pictures of all sites."""
 
     def participants(self, sites: Sequence[Site]) -> list[Site]:
-        splits = {split: Pictures.pooled([getattr(site, split) for site in sites]) for split in ("train", "val", "test")}
-        return [Site("pooled", "member", seed_name="pooled", **splits)]
+        splits = ("train", "val", "test")
+        pooled = {split: Pictures.pooled([getattr(site, split) for site in sites]) for split in splits}
+        return [Site("pooled", "member", seed_name="pooled", **pooled)]

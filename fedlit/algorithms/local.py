@@ -11,7 +11,7 @@ from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
 
 @dataclass(frozen=True)
 class Local(Algorithm):
-    """Each site's own model goes on from where it was; nothing but the common first state is shared, and no byte is sent."""
+    """Each site's own model goes on from where it was; only the common first state is shared, and no byte is sent."""
 
     @property
     def models(self) -> tuple[str, ...]:

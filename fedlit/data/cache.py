@@ -24,8 +24,9 @@ import numpy as np
 
 from fedlit.data.pack import Pack, open_pack
 from fedlit.data.preparing import Preparation
-from fedlit.data.storage import locked, read_json, replace_file, sync, writing_to
+from fedlit.data.storage import locked, read_json, writing_to
 from fedlit.errors import BadInput
+from fedlit.files import replacing, write_atomically
 
 FORMAT = 1  # part of every pack's key: raise it when decoding or preparing changes
 NUM_THREADS = min(8, os.cpu_count() or 1)
@@ -83,7 +84,7 @@ def file_hashes(paths: Sequence[Path], *, root: Path, cache: Path) -> dict[Path,
         found[path] = digest
         fresh[str(path)] = (stat.st_size, stat.st_mtime_ns, digest)
     with writing_to(cache), locked(index):
-        replace_file(index, json.dumps({**(read_json(index) or {}), **fresh}))
+        write_atomically(index, json.dumps({**(read_json(index) or {}), **fresh}))
     return found
 
 
@@ -150,7 +151,7 @@ def _write(folder: Path, files: Mapping[str, Files], preparation: Preparation, d
     cases: dict[str, tuple] = {}
     sizes: list[tuple[int, int]] = []
     problems: list[str] = []
-    with open(folder / "pixels.bin", "wb") as pixels, open(folder / "codes.tmp", "w+b") as masks:
+    with replacing(folder / "pixels.bin") as pixels, open(folder / "codes.tmp", "w+b") as masks:
         for key, outcome in _decoded(files, preparation):
             if isinstance(outcome, BadInput):
                 problems.append(f"{files[key].where}: {outcome}")
@@ -166,10 +167,9 @@ def _write(folder: Path, files: Mapping[str, Files], preparation: Preparation, d
             sizes += [codes.shape[1:]] * len(codes)
         masks.seek(0)
         shutil.copyfileobj(masks, pixels)
-        sync(pixels)
     os.unlink(folder / "codes.tmp")
     index = {"dtype": np.dtype(dtype).name, "channels": preparation.channels, "cases": cases, "sizes": sizes}
-    replace_file(folder / "index.json", json.dumps(index))
+    write_atomically(folder / "index.json", json.dumps(index))
     return problems
 
 

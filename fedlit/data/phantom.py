@@ -21,10 +21,11 @@ from fedlit.data.phantom_hospitals import FURTHER, MEMBERS, SERVER, UNSEEN, Hosp
 from fedlit.data.preparing import Preparation
 from fedlit.data.site import Site
 from fedlit.data.source import Manifest
-from fedlit.data.storage import locked, replace_file, sync, writing_to
+from fedlit.data.storage import locked, writing_to
+from fedlit.files import replacing, write_atomically
 from fedlit.seeding import address
 
-DRAWING = 1  # part of the cache's key: raise it when any pixel changes
+DRAWING = 2  # part of the cache's key: raise it when any pixel changes
 MOST_MEMBERS = len(MEMBERS) + len(FURTHER)
 COLUMNS = ("site", "image", "mask", "split", "group", "spacing")
 LEAST = (2, 1, 1)  # train, val, test pictures of a site, however small the scale
@@ -108,8 +109,8 @@ class Phantom:
             for name in ("images", "masks"):
                 (partial / name).mkdir(parents=True)
             rows = [row for hospital in self._hospitals() for row in self._cases(hospital, partial)]
-            replace_file(partial / "sites.csv", "".join(f"{','.join(row)}\n" for row in (COLUMNS, *rows)))
-            replace_file(partial / "phantom.json", json.dumps(self._facts(), indent=1))
+            write_atomically(partial / "sites.csv", "".join(f"{','.join(row)}\n" for row in (COLUMNS, *rows)))
+            write_atomically(partial / "phantom.json", json.dumps(self._facts(), indent=1))
             os.rename(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -177,6 +178,5 @@ def _visits(hospital: Hospital, split: str, num: int, seed: int) -> Iterator[tup
 def _save(path: Path, pixels: np.ndarray) -> None:
     from PIL import Image
 
-    with path.open("wb") as stream:
+    with replacing(path) as stream:
         Image.fromarray(pixels).save(stream, "PNG", compress_level=4)
-        sync(stream)

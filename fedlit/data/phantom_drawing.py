@@ -188,8 +188,8 @@ def draw(hospital: Hospital, patient_seed: int, picture_seed: int, size: int) ->
     """One picture and its mask, both uint8 [size, size]; mask codes RIGHT_LUNG, LEFT_LUNG, HEART, 0 elsewhere."""
     patient, picture = np.random.default_rng(patient_seed), np.random.default_rng(picture_seed)
     body = place(hospital, patient, picture, size)
-    grey = expose(absorption(body, hospital, patient, picture), hospital, picture)
+    grey, exposed = expose(absorption(body, hospital, patient, picture), hospital, picture)
     mask = np.zeros((size, size), np.uint8)
     for code, shape in ((RIGHT_LUNG, body.lungs[0]), (LEFT_LUNG, body.lungs[1]), (HEART, body.heart)):
-        mask[(shape > 0) & (mask == 0)] = code
+        mask[(shape > 0) & (mask == 0) & exposed] = code
     return (grey.clip(0, 1) * 255).round().astype(np.uint8), mask

@@ -12,12 +12,16 @@ from fedlit.data.phantom_shapes import meet, step
 GLYPHS = {"L": "100100100111", "R": "110101110101"}  # 4 rows of 3
 
 
-def expose(total: np.ndarray, hospital: Hospital, rng: np.random.Generator) -> np.ndarray:
-    """Absorption [size, size] (0 air, about 1 behind the heart) to grey in [0, 1], white where much is absorbed."""
+def expose(total: np.ndarray, hospital: Hospital, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Absorption [size, size] (0 air, about 1 behind the heart) to grey in [0, 1], white where much is absorbed, and
+    where the film was exposed at all: nobody outlines a lung behind the collimator."""
     from scipy.ndimage import gaussian_filter
 
     size = len(total)
     axis = np.linspace(-1, 1, size, dtype=np.float32)
+    # drawn before the grain, whose amount depends on the size: the field of view must not
+    exposed = aperture(size, rng) if rng.random() < hospital.collimation else np.ones((size, size), np.float32)
+    bars = np.abs(axis)[:, None] > 1 - 2 * rng.uniform(0.04, 0.12) * (rng.random() < hospital.letterbox)
     vary = rng.standard_normal(8).clip(-2, 2).tolist()
     wide = gaussian_filter(total, 0.12 * size)
     total = total + hospital.scatter * (wide - total) - hospital.equalise * (wide - wide.mean())
@@ -29,9 +33,9 @@ def expose(total: np.ndarray, hospital: Hospital, rng: np.random.Generator) -> n
     level, width = hospital.level + 0.03 * vary[2], hospital.width * exp(0.1 * vary[3])
     grey = (0.5 + 0.5 * np.tanh(1.1 * (total - level) / width)) ** (hospital.gamma * exp(0.08 * vary[4]))
     grey = 1 - grey if rng.random() < hospital.inverted else grey
-    grey = collimate(grey, rng) if rng.random() < hospital.collimation else grey
+    grey = 0.02 + (grey - 0.02) * exposed
     grey = mark(grey, hospital.marker, rng) if rng.random() < 0.7 else grey
-    return letterbox(grey, rng) if rng.random() < hospital.letterbox else grey
+    return np.where(bars, 0, grey), (exposed > 0.5) & ~bars
 
 
 def grain(rng: np.random.Generator, size: int, length: float) -> np.ndarray:
@@ -42,13 +46,13 @@ def grain(rng: np.random.Generator, size: int, length: float) -> np.ndarray:
     return noise / noise.std()
 
 
-def collimate(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Black outside of a slightly turned rectangle."""
-    axis = np.linspace(-1, 1, len(grey), dtype=np.float32)
+def aperture(size: int, rng: np.random.Generator) -> np.ndarray:
+    """The collimator's opening [size, size]: 1 inside of a slightly turned rectangle, 0 outside."""
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
     x, y = axis[None], axis[:, None]
     turn, (left, right, top, bottom) = rng.normal(0, 0.03), rng.uniform(0.8, 1.05, 4)
     inside = meet(x + turn * y + left, right - x - turn * y, y - turn * x + top, bottom - y + turn * x, k=0.005)
-    return 0.02 + (grey - 0.02) * step(inside, 0.01)
+    return step(inside, 0.01)
 
 
 def mark(grey: np.ndarray, letter: str, rng: np.random.Generator) -> np.ndarray:
@@ -61,8 +65,3 @@ def mark(grey: np.ndarray, letter: str, rng: np.random.Generator) -> np.ndarray:
     patch = grey[row : row + 4 * pixel, column : column + 3 * pixel]
     np.maximum(patch, glyph, out=patch)
     return grey
-
-
-def letterbox(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    bar = int(len(grey) * rng.uniform(0.04, 0.12))
-    return np.pad(grey[bar : len(grey) - bar], ((bar, bar), (0, 0)))

@@ -1,4 +1,4 @@
-"""The cache's files: locked while they are written, replaced as a whole, with one clear error when there is no room."""
+"""The cache's folders: locked while they are filled, with one clear error when there is no room."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import contextlib
 import fcntl
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from fedlit.errors import BadInput
 
@@ -22,19 +20,6 @@ def read_json(path: Path) -> dict | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):  # a damaged index is only slower
         return None
-
-
-def replace_file(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        sync(stream)
-    os.replace(temporary, path)
-
-
-def sync(stream: IO) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager

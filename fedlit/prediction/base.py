@@ -18,7 +18,7 @@ Model = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Learnt:
-    """What there is at a site to predict with: the server's state, the site's own memory, and the network to load weights into."""
+    """What there is at a site to predict with: the server's state, its own memory, and the network to load into."""
 
     server: Server
     network: Model
@@ -32,4 +32,4 @@ class Predictor(ABC):
 
     @abstractmethod
     def prepare(self, learnt: Learnt, images: Unlabelled) -> Model | None:
-        """The model for a site, or None where this predictor has none there (a personal model of a site that never trained)."""
+        """The model for a site; None where there is none, such as a personal one of a site that never trained."""

@@ -10,7 +10,10 @@ from fedlit.prediction.base import Learnt, Model, Predictor
 
 @dataclass(frozen=True)
 class Global(Predictor):
-    """The server's weights. With `keep_local`, a site that never trained has no entries of its own and therefore no global model."""
+    """The server's weights.
+
+    With `keep_local`, a site that never trained has no entries of its own and therefore no global model.
+    """
 
     def prepare(self, learnt: Learnt, images: Unlabelled) -> Model | None:
         kept = learnt.memory.get("kept", {})

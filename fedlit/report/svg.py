@@ -1,0 +1,55 @@
+"""Figures as parts of the page: SVG in the colours of the page, for wide and for narrow screens."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDE, NARROW = 1000, 342  # CSS pixels of a drawing on a desktop page and on a phone
+
+# Colours are placeholders that become CSS variables of the page, so one drawing serves the light and the dark scheme.
+INK, MUTED, RULE, GREY = "#010101", "#010102", "#010103", "#010104"
+WORST, BEST = "#010105", "#010106"
+COLOURS = ("#010107", "#010108", "#010109", "#01010a", "#01010b")
+VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", GREY: "grey", WORST: "worst", BEST: "best"}
+VARIABLES |= {colour: f"series-{index}" for index, colour in enumerate(COLOURS, 1)}
+
+
+def drawings(name: str, draw: Callable[[int], Figure | None]) -> list[tuple[str, Any]]:
+    """(class, SVG) of a drawing for wide and for narrow pages, of which the style sheet shows one; maybe empty."""
+    import matplotlib as mpl
+    from markupsafe import Markup
+
+    style: Any = {
+        "svg.fonttype": "none", "text.parse_math": False, "font.size": 13, "axes.edgecolor": RULE,
+        "axes.labelcolor": MUTED, "xtick.color": RULE, "ytick.color": RULE, "xtick.labelcolor": MUTED,
+        "ytick.labelcolor": MUTED, "text.color": INK, "grid.color": RULE, "axes.axisbelow": True,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+    }  # fmt: skip
+    made = []
+    for kind, width in (("wide", WIDE), ("narrow", NARROW)):
+        with mpl.rc_context({**style, "svg.hashsalt": f"{name}-{kind}"}), warnings.catch_warnings():
+            # A name in a script that matplotlib's font lacks: the browser has the glyph, only its width is a guess.
+            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+            figure = draw(width)
+            if figure is None:
+                return []
+            text = io.StringIO()
+            # Without a date the same run directory gives the same page.
+            figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        made.append((kind, Markup(_inline(text.getvalue(), f"{name}-{kind}"))))  # matplotlib has escaped the names
+    return made
+
+
+def _inline(svg: str, prefix: str) -> str:
+    """An SVG file as a part of the page: own ids, colours of the page, as wide as its place."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'(?<= id=")|(?<=url\(#)|(?<=href="#)', f"{prefix}-", svg)
+    svg = re.sub(r'^<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img" aria-hidden="true">', svg, count=1)
+    return re.sub("#0101[0-9a-f]{2}", lambda found: f"var(--{VARIABLES[found.group()]})", svg)

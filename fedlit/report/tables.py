@@ -1,0 +1,69 @@
+"""The tables of the page, as text: sites, the worst first, and predictors side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedlit.report.reading import Run
+
+NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "assd": "ASSD", "nsd": "NSD", "mm": "mm", "px": "px"}
+
+
+def site_table(run: Run) -> dict[str, Any]:
+    """Heading and rows of the worst-site-first table, as text."""
+    names = dict.fromkeys(name for scores in run.sites.values() for name in scores)
+    metrics = [name for name in names if name not in ("role", "dice")]
+    rows = []
+    for site, scores in run.sites.items():
+        dice = scores.get("dice", {})
+        low, high = dice.get("ci_low"), dice.get("ci_high")
+        spreads = [scores[name] for name in ("dice", *metrics) if name in scores]
+        rows.append({
+            "site": site,
+            "role": scores["role"],
+            "num_cases": dice.get("num_cases", 0),
+            "dice": format_number(dice.get("mean"), "dice"),
+            "interval": "–" if low is None or high is None else f"{low:.3f} – {high:.3f}",
+            "others": [format_number(scores.get(name, {}).get("mean"), name) for name in metrics],
+            "num_excluded": max((spread.get("num_excluded", 0) for spread in spreads), default=0),
+        })  # fmt: skip
+    return {"metrics": [metric_name(name) for name in metrics], "rows": rows}
+
+
+def metric_name(name: str) -> str:
+    """`hd95_mm` -> `HD95 (mm)`."""
+    kind, _, unit = name.partition("_")
+    return NAMES.get(kind, kind) + (f" ({NAMES.get(unit, unit)})" if unit else "")
+
+
+def format_number(value: float | None, metric: str) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:.2f}" if metric.startswith(("hd95", "assd")) else f"{value:.3f}"
+
+
+def predictor_table(run: Run) -> dict[str, Any] | None:
+    """Test Dice of every predictor at every site, where there is more than one predictor."""
+    scores: dict[str, dict[str, float]] = {}
+    for row in run.rows:
+        if (row.round, row.split, row.metric) == (run.summary.get("round"), run.summary.get("split"), "dice"):
+            scores.setdefault(row.model, {})[row.site] = row.value
+    if len(scores) < 2:
+        return None
+    models = sorted(scores, key=lambda model: (model != run.summary.get("model"), model))
+    lines = {site: [scores[model].get(site, math.nan) for model in models] for site in run.sites}
+    members = [site for site, found in run.sites.items() if found["role"] == "member"] or list(lines)
+    columns = list(zip(*(lines[site] for site in members), strict=True))
+    counted = [[value for value in column if not math.isnan(value)] for column in columns]
+    below = {
+        "worst": [min(column, default=math.nan) for column in counted],
+        "mean": [math.fsum(column) / len(column) if column else math.nan for column in counted],
+    }
+    return {"models": models, "rows": _best_marked(lines), "below": _best_marked(below)}
+
+
+def _best_marked(lines: Mapping[str, Sequence[float]]) -> dict[str, list[tuple[str, bool]]]:
+    best = {name: max((value for value in row if not math.isnan(value)), default=None) for name, row in lines.items()}
+    return {name: [(format_number(value, "dice"), value == best[name]) for value in row] for name, row in lines.items()}
