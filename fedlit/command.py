@@ -27,7 +27,7 @@ def run(config: DictConfig, command: Sequence[str]) -> None:
     """Begin or continue the run of a config."""
     config = resolve(config)
     fabric = start(config)
-    is_first = fabric.global_rank == 0
+    is_first = fabric.is_global_zero
     with RunDirectory(config.run_dir) as run_dir, heeding_signals():
         if on_first(fabric, lambda: run_dir.admit(config)) == "complete":
             if is_first:
@@ -47,7 +47,7 @@ def evaluate(config: DictConfig) -> None:
     """Score the predictors of a config on the test cases of the run it came from."""
     config = resolve(config)
     fabric = start(config)
-    is_first = fabric.global_rank == 0
+    is_first = fabric.is_global_zero
     with RunDirectory(config.run_dir) as run_dir:
         on_first(fabric, run_dir.lock)
         with open_display(config.name, config.num_rounds, log=run_dir / "log.txt", is_shown=is_first) as display:

@@ -71,6 +71,7 @@ def open_fabric(*, accelerator: str, devices: int | str, num_nodes: int, precisi
     if not started:
         fabric.launch()
     if fabric.device.type == "cpu":
+        hardware.keep_freed_memory()
         hardware.share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", fabric.world_size // fabric.strategy.num_nodes if not one else 1)))
     return fabric
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 
 import torch
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h; the second may be 2^25 bytes at most
 
 
 def resolve_accelerator(accelerator: str) -> str:
@@ -30,6 +34,14 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 def resolve_channels_last(channels_last: str | bool, precision: str) -> bool:
     """`auto` is on with the reduced precisions, whose convolutions want it."""
     return precision in ("bf16-mixed", "16-mixed", "bf16-true") if channels_last == "auto" else bool(channels_last)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next step. Handing it back and faulting it in again took 7 % of a round on the CPU."""
+    if sys.platform == "linux":
+        malloc_option = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: None)  # other C libraries have none
+        for option, value in ((M_TRIM_THRESHOLD, 1 << 29), (M_MMAP_THRESHOLD, 1 << 25)):
+            malloc_option(option, value)
 
 
 def share_cores(num_local_processes: int) -> None:

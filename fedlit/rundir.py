@@ -79,6 +79,12 @@ class RunDirectory:
                 )
             self.write_config(config)
             return "new"
+        if not any((self / "checkpoint").glob("round-*.json")):  # it never completed a round: nothing is lost
+            if config.resume == "must":
+                raise BadInput(f"resume=must: the run in {self.path} has not completed a round")
+            self._remove()
+            self.write_config(config)
+            return "new"
         if config.resume == "never":
             raise BadInput(
                 f"resume=never: a run is in {self.path} already; set overwrite=true to remove it, or another run_dir"

@@ -85,6 +85,15 @@ def config_file(tmp_path, disc_data) -> Path:
     return path
 
 
+def fedlit(*words) -> int:
+    """The exit code of `fedlit ...` in this process."""
+    from fedlit.__main__ import main
+
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return ended.value.code or 0
+
+
 def make_site(name: str, counts: tuple[int, int, int] = (6, 2, 2), *, role: str = "member", seed: int | None = None, seed_name: str | None = None):
     from fedlit.data.pictures import Pictures
     from fedlit.data.site import Site

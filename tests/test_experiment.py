@@ -9,15 +9,7 @@ import sys
 
 import pytest
 
-from fedlit.__main__ import main
-from tests.conftest import write_manifest
-
-
-def fedlit(*words) -> int:
-    """The exit code of `fedlit ...` in this process."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return ended.value.code or 0
+from tests.conftest import fedlit, write_manifest
 
 
 def summary(run_dir) -> dict:

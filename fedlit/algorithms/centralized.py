@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedlit.algorithms.base import Algorithm
 from fedlit.algorithms.fedavg import FedAvg
 from fedlit.data.pictures import Pictures
 from fedlit.data.site import Site
 
 
 @dataclass(frozen=True)
-class Centralized(FedAvg):
-    """FedAvg with one client that holds the training pictures of all sites."""
+class Centralized(Algorithm):
+    """One client holds the training pictures of all sites and trains as under FedAvg."""
 
     def participants(self, sites: Sequence[Site]) -> list[Site]:
-        splits = ("train", "val", "test")
-        pooled = {split: Pictures.pooled([getattr(site, split) for site in sites]) for split in splits}
-        return [Site("pooled", "member", seed_name="pooled", **pooled)]
+        splits = {split: Pictures.pooled([getattr(site, split) for site in sites]) for split in ("train", "val", "test")}
+        return [Site("pooled", "member", seed_name="pooled", **splits)]
+
+    local_update = FedAvg.local_update
+    server_update = FedAvg.server_update

@@ -1,0 +1,207 @@
+"""The command line: what it prints, writes and returns, with good input and bad."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import REAL_DATA, discs, fedlit, write_manifest
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, disc_data):
+    """A short finished run of local training, so that every member has a personal model."""
+    from tests.conftest import CONFIG
+
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "discs.yaml").write_text(f"{CONFIG}data.root: {disc_data}\nunseen_sites: [u]\nrun_dir: {folder / 'run'}\n")
+    assert fedlit("run", folder / "discs.yaml", "num_rounds=6", "lr=0.02") == 0
+    assert fedlit("run", folder / "discs.yaml", "algorithm=local", f"run_dir={folder / 'local'}", "num_rounds=2") == 0
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    images, masks = discs(3, seed=99, size=32)
+    paths = []
+    for number, image in enumerate(images[..., 0]):
+        paths.append(tmp_path / f"patient{number}.png")
+        Image.fromarray(image).resize((50, 40)).save(paths[-1])
+    return paths, masks
+
+
+def test_help_comes_in_under_a_second_without_heavy_imports():
+    code = "import sys, fedlit.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 False"
+    for command in ("run", "check", "evaluate", "predict", "export"):
+        assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "check", "evaluate", "predict", "export"])
+def test_every_command_explains_itself(command, capsys):
+    assert fedlit(command, "--help") == 0
+    assert "Usage: fedlit" in capsys.readouterr().out
+
+
+def test_version_and_module_are_the_same_program():
+    from fedlit import __version__
+
+    done = subprocess.run([sys.executable, "-m", "fedlit", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"fedlit {__version__}"
+
+
+def test_predict_writes_masks_of_the_pictures_own_size(finished, pictures, tmp_path, capsys):
+    paths, masks = pictures
+    assert fedlit("predict", finished / "run", *paths, "--out", tmp_path / "out") == 0
+    written = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in written] == ["patient0.png", "patient1.png", "patient2.png"]
+    for path, mask in zip(written, masks, strict=True):
+        found = np.asarray(Image.open(path))
+        assert found.shape == (40, 50) and set(np.unique(found)) <= {0, 255}
+        truth = np.asarray(Image.fromarray(mask).resize((50, 40), Image.Resampling.NEAREST)) > 0
+        assert 2 * ((found > 0) & truth).sum() / ((found > 0).sum() + truth.sum()) > 0.5
+
+
+def test_a_personal_model_needs_its_site(finished, pictures, tmp_path, capsys):
+    paths, _ = pictures
+    assert fedlit("predict", finished / "local", *paths, "--out", tmp_path / "out") == 2
+    assert "name a member with --site" in capsys.readouterr().err
+    assert fedlit("predict", finished / "local", *paths, "--site", "nowhere", "--out", tmp_path / "out") == 2
+    assert "this run has the sites a, b, c" in capsys.readouterr().err
+    assert fedlit("predict", finished / "local", *paths, "--site", "a", "--out", tmp_path / "a") == 0
+    assert fedlit("predict", finished / "run", *paths, "--model", "magic", "--out", tmp_path / "b") == 2
+    assert "allowed are global, personal" in capsys.readouterr().err
+
+
+def test_an_exported_model_predicts_the_same(finished, tmp_path, capsys):
+    from safetensors.torch import load_file
+
+    from fedlit.finished import open_model
+    from fedlit.networks import UNet
+
+    assert fedlit("export", finished / "run", tmp_path / "model") == 0
+    described = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert described["network"]["target"] == "fedlit.networks.UNet" and described["output"]["classes"] == ["disc"]
+    network = UNet(**described["network"]["arguments"])
+    network.load_state_dict(load_file(tmp_path / "model" / "model.safetensors"))
+    image = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(network.eval()(image), open_model(finished / "run").network(image))
+    assert fedlit("export", finished / "local", tmp_path / "b", "--site", "b") == 0
+    assert json.loads((tmp_path / "b" / "model.json").read_text())["run"]["site"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["run", "quickstart", "num_rounds"], "'num_rounds' is no key=value"),
+        (["run", "quickstart", "lrr=1"], "lrr (command line): unknown key; did you mean lr?"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["export", "nowhere", "out"], "is no run directory: it has no config.yaml"),
+        (["predict", "nowhere", "--out", "x"], "Missing argument 'IMAGES"),
+        (["fly"], "No such command 'fly'"),
+    ],
+)
+def test_bad_words_are_refused_with_one_clear_message(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fedlit(*words) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and "Traceback" not in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_says_all_problems_at_once_and_what_is_unset(capsys):
+    assert fedlit("check", "cxr_lungs") == 0
+    assert "data.root is not set: pictures not checked" in capsys.readouterr().err
+    assert fedlit("check", "cxr_lungs", "data.root=/nowhere/at/all", "lr=fast", "network.depht=3", "seeed=1") == 2
+    message = capsys.readouterr().err
+    for part in ("4 problems", "/nowhere/at/all", "expected float, got 'fast'", "did you mean depth?", "did you mean seed?"):
+        assert part in message
+    assert fedlit("run", "cxr_lungs") == 2
+    assert "data.root" in capsys.readouterr().err
+
+
+BROKEN = {
+    "a picture that is missing": (lambda root: (root / "a_00.png").unlink(), "line 2: image='a_00.png' does not exist"),
+    "a truncated picture": (lambda root: (root / "a_00.png").write_bytes((root / "a_00.png").read_bytes()[:60]), "sites.csv line 2"),
+    "a mask of another size": (lambda root: Image.new("L", (8, 8)).save(root / "mask_a_00.png"), "sites.csv line 2"),
+    "a mask value outside the label map": (lambda root: Image.new("L", (32, 32), 7).save(root / "mask_a_00.png"), "mask values 7 are outside of the label map"),
+    "a picture of one value": (lambda root: Image.new("L", (32, 32), 7).save(root / "a_00.png"), "sites.csv line 2"),
+    "the same picture at two sites": (lambda root: (root / "b_00.png").write_bytes((root / "a_00.png").read_bytes()), "a_00.png"),
+    "a patient in two splits": (lambda root: edit(root, "p0\n", "p9\n", 1), "p9"),
+    "a path that leaves the root": (lambda root: edit(root, "a_00.png", "../a_00.png", 1), "outside of"),
+    "no such column": (lambda root: edit(root, "group", "patient", 1), "the column 'group' is missing"),
+}  # fmt: skip
+
+
+def edit(root, old, new, count):
+    path = root / "sites.csv"
+    path.write_text(path.read_text().replace(old, new, count))
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_data_are_named_and_nothing_is_begun(case, tmp_path, config_file, capsys):
+    root = tmp_path / "data"
+    root.mkdir()
+    write_manifest(root, {"a": (3, 1, 6), "b": (2, 1, 1)})
+    damage, message = BROKEN[case]
+    damage(root)
+    assert fedlit("run", config_file, f"data.root={root}", "unseen_sites=[]") == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and "Traceback" not in captured.err, captured.err
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_other_bad_federations_are_named(config_file, tmp_path, capsys):
+    for words, message in {
+        ("unseen_sites=[x]",): "unseen_sites",
+        ("unseen_sites=[a,b,c,u]",): "min_available_clients=1, but only 0 sites train",
+        ("min_available_clients=9",): "min_available_clients=9, but only 3 sites train",
+        ("activation=softmax",): "BCE",
+    }.items():
+        assert fedlit("run", config_file, *words) in (1, 2), words
+        captured = capsys.readouterr().err
+        assert message in captured and "Traceback" not in captured
+
+
+def test_a_small_site_is_said(config_file, capsys):
+    assert fedlit("run", config_file, "batch_size=6", "num_rounds=1") == 0
+    assert "b has 5 training pictures, fewer than batch_size=6" in capsys.readouterr().out
+
+
+def test_a_disk_that_is_full_fails_clearly_and_loses_nothing(config_file, tmp_path, capsys, monkeypatch):
+    from fedlit import checkpoint
+
+    assert fedlit("run", config_file, "num_rounds=1") == 0
+    write = checkpoint.write_atomically
+
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    assert fedlit("run", config_file) == 1
+    message = capsys.readouterr().err
+    assert "No space left on device" in message and "checkpoint" in message and "Traceback" not in message
+    monkeypatch.setattr(checkpoint, "write_atomically", write)
+    assert fedlit("run", config_file) == 0
+
+
+@pytest.mark.skipif(not (REAL_DATA / "cxr_lungs").is_dir(), reason="FEDLIT_TEST_DATA holds no cxr_lungs")
+def test_real_chest_x_rays_train(tmp_path):
+    words = (f"data.root={REAL_DATA / 'cxr_lungs'}", "num_rounds=1", "data.image_size=32", "network.base_channels=4", f"run_dir={tmp_path / 'run'}")
+    assert fedlit("run", "cxr_lungs", *words) == 0
+    assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["sites"]) == 7
+
+
+@pytest.mark.skipif(not (REAL_DATA / "retina_vessels").is_dir(), reason="FEDLIT_TEST_DATA holds no retina_vessels")
+@pytest.mark.long
+def test_real_fundus_photographs_train(tmp_path):
+    words = (f"data.root={REAL_DATA / 'retina_vessels'}", "num_rounds=1", "local_steps=1", "batch_size=2", "network.base_channels=4", f"run_dir={tmp_path / 'run'}")
+    assert fedlit("run", "retina_vessels", *words) == 0
+    assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["sites"]) == 5
