@@ -61,26 +61,8 @@ def assemble(config: DictConfig, fabric: Fabric, display: Display) -> Experiment
         BadInput: the data, the network or their combination is wrong.
     """
     source = build(config.data)
-    unseen = tuple(config.unseen_sites)
-    loaded = source.load(unseen_sites=unseen, server_site=config.server_site, seed=config.seed)
-    sites = {site.name: site for site in loaded}
+    sites = load_sites(config, source, display)
     members = [site for site in sites.values() if site.role == "member"]
-    if len(members) < config.min_available_clients:
-        names = ", ".join(site.name for site in members)
-        raise BadInput(
-            f"min_available_clients={config.min_available_clients}, but only {len(members)} sites train: {names}"
-        )
-    values = [value for of_class in source.values for value in of_class]
-    if config.activation == "softmax" and len(set(values)) < len(values):
-        raise BadInput(
-            "activation=softmax: classes of data.labels share mask values, so they overlap; use activation=sigmoid"
-        )
-    for site in members:
-        if len(site.train) < config.batch_size:
-            display.say(
-                f"{site.name} has {len(site.train)} training pictures, fewer than batch_size={config.batch_size}: "
-                f"its batches hold {len(site.train)}"
-            )
     algorithm: Algorithm = build(config.algorithm)
     participants = algorithm.participants(members)
     network, resident = set_up_network(config, fabric, source)
@@ -118,6 +100,40 @@ def assemble(config: DictConfig, fabric: Fabric, display: Display) -> Experiment
         first=Server({name: first[name] for name in first.keys() - select(first, keep_local).keys()}),
         display=display,
     )
+
+
+def load_sites(config: DictConfig, source: Any, display: Display) -> dict[str, Site]:
+    """The sites by name, in order of their names."""
+    check_activation(config, source)
+    loaded = source.load(unseen_sites=tuple(config.unseen_sites), server_site=config.server_site, seed=config.seed)
+    members = [site for site in loaded if site.role == "member"]
+    if len(members) < config.min_available_clients:
+        names = ", ".join(site.name for site in members)
+        raise BadInput(
+            f"min_available_clients={config.min_available_clients}, but only {len(members)} sites train: {names}"
+        )
+    for site in members:
+        if len(site.train) < config.batch_size:
+            display.say(
+                f"{site.name} has {len(site.train)} training pictures, fewer than batch_size={config.batch_size}: "
+                f"its batches hold {len(site.train)}"
+            )
+    return {site.name: site for site in loaded}
+
+
+def check_activation(config: DictConfig, source: Any) -> None:
+    """Raises BadInput where the activation fits neither the classes nor the loss."""
+    values = [value for of_class in source.values for value in of_class]
+    if config.activation == "softmax" and len(set(values)) < len(values):
+        raise BadInput(
+            "activation=softmax: classes of data.labels share mask values, so they overlap; use activation=sigmoid"
+        )
+    num_classes = len(source.classes)
+    try:
+        logits = torch.zeros(1, num_classes + (config.activation == "softmax"), 4, 4)
+        build(config.loss)(logits, torch.zeros(1, num_classes, 4, 4))
+    except ValueError as error:
+        raise BadInput(f"activation={config.activation} does not fit loss: {error}") from None
 
 
 def set_up_network(config: DictConfig, fabric: Fabric, source: Any) -> tuple[torch.nn.Module, Resident]:

@@ -39,7 +39,7 @@ def discs(count: int, seed: int, size: int = 32) -> tuple[np.ndarray, np.ndarray
     return images.clip(0, 255).astype(np.uint8)[..., None], masks.astype(np.uint8)
 
 
-def write_manifest(root: Path, counts: Mapping[str, tuple[int, int, int]], *, size: int = 32) -> Path:
+def write_manifest(root: Path, counts: Mapping[str, tuple[int, int, int]], *, size: int = 32, value: int = 255) -> Path:
     """Sites of discs in the manifest layout; `counts`: site -> pictures for train, val and test."""
     from PIL import Image
 
@@ -50,7 +50,7 @@ def write_manifest(root: Path, counts: Mapping[str, tuple[int, int, int]], *, si
         for number, (image, mask, split) in enumerate(zip(images[..., 0], masks, splits, strict=True)):
             name = f"{site}_{number:02d}.png"
             Image.fromarray(image).save(root / name)
-            Image.fromarray(mask * 255).save(root / f"mask_{name}")
+            Image.fromarray(mask * np.uint8(value)).save(root / f"mask_{name}")
             lines.append(f"{site},{name},mask_{name},{split},p{number}")
     (root / "sites.csv").write_text("\n".join(lines) + "\n")
     return root

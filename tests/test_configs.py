@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from fedlit.config import check, load
 from fedlit.schema import NAMED_GROUPS
+from tests.conftest import fedlit, write_manifest
+from tests.conftest import REAL_DATA
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 WHOLE = sorted(CONFIGS.glob("*.yaml"))
 NODES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "base")
-DATA = Path(os.environ.get("FEDLIT_TEST_DATA") or CONFIGS.parent.parent / "shared" / "data")
 
 
 def test_there_are_some():
@@ -39,7 +39,33 @@ def test_a_part_can_be_chosen_by_its_name(path):
 
 @pytest.mark.parametrize("name", ["cxr_lungs", "retina_vessels"])
 def test_an_experiment_passes_check_on_its_real_pictures(name):
-    if not (DATA / name).is_dir():
-        pytest.skip(f"no {DATA / name}; set FEDLIT_TEST_DATA to the folder that holds {name}")
-    checked = check(load(name, [f"data.root={DATA / name}"]))
+    if not (REAL_DATA / name).is_dir():
+        pytest.skip(f"no {REAL_DATA / name}; set FEDLIT_TEST_DATA to the folder that holds {name}")
+    checked = check(load(name, [f"data.root={REAL_DATA / name}"]))
     assert not checked.problems and not checked.remarks
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+def test_a_whole_experiment_runs_a_round_on_tiny_data(path, tmp_path):
+    config = check(load(path)).config
+    words = ["num_rounds=1", "network.base_channels=4", f"run_dir={tmp_path / 'run'}", "accelerator=cpu"]
+    if config.data["_target_"].endswith("Phantom"):
+        words += ["data.size=32", "data.scale=0.05"]
+    else:
+        value = next(iter(config.data.labels.values()))
+        data = tmp_path / "data"
+        data.mkdir()
+        write_manifest(data, {"a": (4, 1, 1), "b": (3, 1, 1)}, size=256, value=value)
+        words += [f"data.root={data}", "data.image_size=32" if not config.data.get("augment") else "local_steps=1"]
+    assert fedlit("run", path, *words) == 0
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_network_of_another_library_trains(config_file, tmp_path):
+    """By `_target_` alone; its arguments are checked like ours."""
+    pytest.importorskip("monai")
+    node = "{_target_: monai.networks.nets.UNet, spatial_dims: 2, channels: [4, 8], strides: [2], num_res_units: 1}"
+    assert fedlit("run", config_file, f"network={node}", "num_rounds=1") == 2  # merged into the shipped network's arguments
+    whole = config_file.read_text().replace("network.base_channels: 4\nnetwork.depth: 2\n", f"network: {node}\n")
+    config_file.write_text(whole)
+    assert fedlit("run", config_file, "num_rounds=1") == 0

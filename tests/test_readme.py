@@ -1,0 +1,86 @@
+"""What the README says can be typed, and does what it says."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+import textwrap
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fedlit.federation import Federation
+from fedlit.weights import sha256
+from tests.conftest import discs, fedlit, make_federation, run_rounds, write_manifest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The README's folder `hospitals` and its experiment, small."""
+    root = tmp_path_factory.mktemp("readme")
+    data = root / "hospitals"
+    (data / "images").mkdir(parents=True)
+    write_manifest(data, {"north": (4, 1, 1), "east": (3, 1, 2), "south": (2, 1, 2)})
+    Image.fromarray(discs(1, seed=5)[0][0, :, :, 0]).save(data / "images" / "new.png")
+    (root / "hospitals.yaml").write_text(blocks("yaml")[0])
+    return root
+
+
+def test_the_commands_run_in_order(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("fedlit ") and "devices=" not in line]
+    assert len(lines) == 8
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        if words[0] in ("run", "check"):
+            words += ["num_rounds=1", "network.base_channels=4", "data.image_size=32", "accelerator=cpu"]
+        assert fedlit(*words) == 0, line
+    assert "already complete" in capsys.readouterr().out
+    assert (folder / "masks" / "new.png").is_file() and (folder / "runs" / "local" / "report.html").is_file()
+
+
+def test_the_ten_lines_load_an_exported_model(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    code = next(block for block in blocks("python") if "load_file" in block)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    names: dict = {}
+    exec(code.replace('json.load(open("model/model.json"))', 'json.loads(__import__("pathlib").Path("model/model.json").read_text())'), names)
+    assert names["mask"].shape == (1, 1, 128, 128)
+
+
+def test_the_added_algorithm_is_fedavg_at_zero_and_pulls_above(sites):
+    names: dict = {"__name__": "fedprox"}
+    exec(next(block for block in blocks("python") if "class FedProx" in block), names)
+    plain = run_rounds(*make_federation(sites), 2).weights
+    assert sha256(run_rounds(*make_federation(sites), 2, names["FedProx"](mu=0.0)).weights) == sha256(plain)
+    federation, first = make_federation(sites)
+    pulled = run_rounds(federation, first, 1, names["FedProx"](mu=100.0)).weights
+    free = run_rounds(*make_federation(sites), 1).weights
+
+    def distance(weights):
+        return sum(float((weights[name] - first.weights[name]).square().sum()) for name in weights)
+
+    assert distance(pulled) < 0.5 * distance(free)
+
+
+def test_the_loop_shown_is_the_loop():
+    shown = next(block for block in blocks("python") if "def run(self" in block)
+    source = textwrap.dedent(inspect.getsource(Federation.run))
+    signature = re.compile(r"def run\(.*?\)(?: -> [^:]+)?:", flags=re.DOTALL)
+    assert signature.sub("", source).strip() == signature.sub("", shown).strip()
+
+
+def test_what_it_links_to_is_there():
+    root = Path(__file__).parents[1]
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (root / link).is_file(), link
+    for script in re.findall(r"bash (launch/\S+)", README):
+        assert (root / script).is_file(), script
