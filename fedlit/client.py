@@ -1,4 +1,4 @@
-"""A client: a network, its loss and optimizer, at a site, with a memory. It also trains alone under `lightning.Trainer`."""
+"""A client: a network, its loss and optimizer, at a site, with a memory."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Resident:
     """The one network of a process, as a place to load weights into and read them from.
 
-    Its entries are the trained parameters and the floating-point buffers; frozen parameters are not touched. Integer buffers (counters) are
-    set back to their first value by every `load`: they are never sent and never averaged.
+    Its entries are the trained parameters and the floating-point buffers; frozen parameters are not touched. Integer
+    buffers (counters) are set back to their first value by every `load`: they are never sent and never averaged.
     """
 
     def __init__(self, network: nn.Module):
@@ -48,7 +48,8 @@ class Resident:
         for name, value in weights.items():
             if name not in self.entries or value.shape != self.entries[name].shape:
                 here = f"of shape {tuple(self.entries[name].shape)}" if name in self.entries else "absent"
-                raise BadInput(f"these weights are of another network: entry {name} has shape {tuple(value.shape)}, here it is {here}")
+                there = f"has shape {tuple(value.shape)}"
+                raise BadInput(f"these weights are of another network: entry {name} {there}, here it is {here}")
         state = {**self.first, **weights}
         with torch.no_grad():
             torch._foreach_copy_([*self.entries.values()], [state[name] for name in self.entries])
@@ -67,8 +68,8 @@ class Resident:
 class Client(lightning.LightningModule):
     """A site's part in the federation.
 
-    All clients of a process share one resident network. `fit`, `load`, `weights` and `update` need the workbench that a fleet lends; without
-    one, the same object trains under `lightning.Trainer`, where one epoch is one round's local work.
+    All clients of a process share one resident network. `fit` needs the workbench that a fleet lends; without one, the
+    same object trains alone under `lightning.Trainer`, where one epoch is one round's local work.
 
     Args:
         site: the hospital's data.
@@ -194,6 +195,11 @@ def check_keep_local(entries: Iterable[str], patterns: Sequence[str]) -> None:
     entries = {name: torch.empty(0) for name in entries}
     for pattern in patterns:
         if not select(entries, [pattern]):
-            raise BadInput(f"keep_local: the pattern {pattern!r} matches none of the network's {len(entries)} entries, such as {', '.join([*entries][:3])}")
+            some = ", ".join([*entries][:3])
+            raise BadInput(
+                f"keep_local: {pattern!r} matches none of the network's {len(entries)} entries, such as {some}"
+            )
     if patterns and len(select(entries, patterns)) == len(entries):
-        raise BadInput(f"keep_local={list(patterns)} keeps every entry local: nothing is left to share; use algorithm=local")
+        raise BadInput(
+            f"keep_local={list(patterns)} keeps every entry local: nothing is left to share; use algorithm=local"
+        )

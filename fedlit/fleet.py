@@ -32,7 +32,10 @@ LocalUpdate = Callable[["Client", Broadcast], tuple[Update, Slots]]
 
 @dataclass(frozen=True)
 class Workbench:
-    """What a process lends to the client at work: the Fabric, the wrapped network, the network itself, batches, and a safe point between steps."""
+    """What a process lends to the client at work.
+
+    `network` is what Fabric made of the resident's network; `between_steps` is called with the site at every step's end.
+    """
 
     fabric: Fabric
     network: nn.Module
@@ -48,15 +51,19 @@ class SideBySide(DDPStrategy):
         return module
 
 
-def open_fabric(*, accelerator: str, devices: int | str, num_nodes: int, precision: str, loggers: Iterable[Any] = ()) -> Fabric:
-    """The Fabric of this run, its processes started. Flags of `fabric run` win over `accelerator`, `devices` and `num_nodes`.
+def open_fabric(
+    *, accelerator: str, devices: int | str, num_nodes: int, precision: str, loggers: Iterable[Any] = ()
+) -> Fabric:
+    """The Fabric of this run, its processes started. Flags of `fabric run` win over what is given here.
 
     Raises:
         BadInput: `fabric run --strategy` asks for one that does not fit.
     """
     strategy = os.environ.pop("LT_STRATEGY", "ddp")
     if strategy not in ("ddp", "auto"):
-        raise BadInput(f"fabric run --strategy={strategy}: clients are placed side by side, which needs ddp; leave the flag out")
+        raise BadInput(
+            f"fabric run --strategy={strategy}: clients are placed side by side, which needs ddp; leave the flag out"
+        )
     started = "LT_CLI_USED" in os.environ
     precision = os.environ.get("LT_PRECISION", precision)
     one = not started and str(devices) in ("1", "auto") and num_nodes == 1 and "WORLD_SIZE" not in os.environ
@@ -72,7 +79,9 @@ def open_fabric(*, accelerator: str, devices: int | str, num_nodes: int, precisi
         fabric.launch()
     if fabric.device.type == "cpu":
         hardware.keep_freed_memory()
-        hardware.share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", fabric.world_size // fabric.strategy.num_nodes if not one else 1)))
+        hardware.share_cores(
+            int(os.environ.get("LOCAL_WORLD_SIZE", fabric.world_size // fabric.strategy.num_nodes if not one else 1))
+        )
     return fabric
 
 
@@ -95,7 +104,10 @@ def on_first(fabric: Fabric, function: Callable[[], Result]) -> Result:
 
 
 def pack(costs: Mapping[str, float], num_groups: int) -> dict[str, int]:
-    """A home for every name: longest first, each to the group with the least to do. Ties are broken by name, so the order of `costs` is irrelevant."""
+    """A home for every name: longest first, each to the group with the least to do.
+
+    Ties are broken by name, so the order of `costs` is irrelevant.
+    """
     load = [0.0] * num_groups
     homes = {}
     for name in sorted(costs, key=lambda name: (-costs[name], name)):
@@ -110,7 +122,7 @@ class Fleet:
     Args:
         fabric: with its processes started.
         clients: by name, in every process; a client's memory lives only at its home.
-        costs: by name, what a client's round or a site's evaluation costs relative to others; every name in it gets a home.
+        costs: by name, what a client's round or a site's evaluation costs relative to others; each name gets a home.
         workbench: lent to each client in turn.
         on_client_error: `fail` the round, or `drop` the client from it.
         watch: is told of rounds and clients.
@@ -148,10 +160,12 @@ class Fleet:
     def lives_here(self, name: str) -> bool:
         return self.homes[name] == self.fabric.global_rank
 
-    def map(self, local_update: LocalUpdate, cohort: Sequence[str], broadcast: Broadcast, rule: Aggregation) -> Aggregate:
-        """Let every client of the cohort do its local update; returns what the rule makes of all updates, equal in every process.
+    def map(
+        self, local_update: LocalUpdate, cohort: Sequence[str], broadcast: Broadcast, rule: Aggregation
+    ) -> Aggregate:
+        """Let every client of the cohort do its local update; returns what the rule makes of all updates.
 
-        What the clients remember is pending until `commit`.
+        The result is equal in every process. What the clients remember is pending until `commit`.
 
         Raises:
             ClientFailed: in every process, if a client failed and the policy is `fail` or too few are left.
@@ -180,7 +194,9 @@ class Fleet:
             failed.add_note(trace)  # where it happened, in whichever process
             raise failed
         aggregate = restore(Aggregate, {}, self._mean(total))
-        return replace(aggregate, reports=tuple(reports), dropped={name: reason for name, (reason, _) in failures.items()})
+        return replace(
+            aggregate, reports=tuple(reports), dropped={name: reason for name, (reason, _) in failures.items()}
+        )
 
     def _work(self, local_update: LocalUpdate, name: str, broadcast: Broadcast) -> tuple[Update, Slots, float]:
         client, start = self.clients[name], time.perf_counter()
@@ -194,7 +210,9 @@ class Fleet:
         self._pending = {}
 
     def each(self, function: Callable[[str], Result], names: Iterable[str]) -> dict[str, Result]:
-        """`function(name)`, computed at the home of each name, known in every process. Results are small: they travel as objects.
+        """`function(name)`, computed at the home of each name, known in every process.
+
+        Results are small: they travel as objects.
 
         Raises:
             Exception: what `function` raised, in the process where it did; ClientFailed in the others.
@@ -225,7 +243,7 @@ class Fleet:
         return values
 
     def _mean(self, total: WeightedSum) -> dict[str, torch.Tensor]:
-        """The mean over all processes: partial sums travel, one process's after the other's, and everyone adds them in that order."""
+        """The mean over all processes: partial sums travel in the order of processes, and everyone adds them so."""
         if self.fabric.world_size == 1:
             return total.mean()
         outlines = self.share((total.like, total.coefficient))
@@ -235,7 +253,11 @@ class Fleet:
             if part is None:
                 continue
             mine = process == self.fabric.global_rank
-            pair = (total.high, total.low) if mine else (torch.empty_like(everything.high), torch.empty_like(everything.low))
+            pair = (
+                (total.high, total.low)
+                if mine
+                else (torch.empty_like(everything.high), torch.empty_like(everything.low))
+            )
             for vector in pair:
                 torch.distributed.broadcast(vector, src=process)
             everything.merge(*pair, coefficient)

@@ -31,8 +31,16 @@ def chosen_cases(record: Record, round: int, model: str) -> dict[str, dict[str, 
 
 
 def save_picture(
-    run_dir: str | Path, *, site: str, case: str, rank: str, model: str,
-    image: np.ndarray, target: np.ndarray, prediction: np.ndarray, dice: float,
+    run_dir: str | Path,
+    *,
+    site: str,
+    case: str,
+    rank: str,
+    model: str,
+    image: np.ndarray,
+    target: np.ndarray,
+    prediction: np.ndarray,
+    dice: float,
 ) -> Path:
     """Keep one scored picture for the report: image uint8 [H, W] or [H, W, 3]; target, prediction bool [K, H, W].
 
@@ -48,8 +56,17 @@ def save_picture(
     path = Path(run_dir) / "pictures" / f"{readable}-{digest}-{rank}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        np.savez_compressed(file, image=image, target=target, prediction=prediction, dice=np.float64(dice),
-                            site=np.str_(site), case=np.str_(case), rank=np.str_(rank), model=np.str_(model))
+        np.savez_compressed(
+            file,
+            image=image,
+            target=target,
+            prediction=prediction,
+            dice=np.float64(dice),
+            site=np.str_(site),
+            case=np.str_(case),
+            rank=np.str_(rank),
+            model=np.str_(model),
+        )
     return path
 
 

@@ -37,7 +37,7 @@ def resolve_channels_last(channels_last: str | bool, precision: str) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next step. Handing it back and faulting it in again took 7 % of a round on the CPU."""
+    """Let glibc keep freed memory for the next step: handing it back and faulting it in again took 7 % of a round."""
     if sys.platform == "linux":
         malloc_option = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: None)  # other C libraries have none
         for option, value in ((M_TRIM_THRESHOLD, 1 << 29), (M_MMAP_THRESHOLD, 1 << 25)):

@@ -13,8 +13,21 @@ from pathlib import Path
 from typing import Any
 
 _SECRET = r"[\w.\-]*(?:token|passw(?:or)?d|secret)[\w.\-]*|[\w.\-]*key"
-PACKAGES = ("fedlit", "torch", "torchvision", "lightning", "numpy", "scipy", "albumentations", "opencv-python-headless",
-            "torchmetrics", "monai", "safetensors", "omegaconf", "segment-anything")
+PACKAGES = (
+    "fedlit",
+    "torch",
+    "torchvision",
+    "lightning",
+    "numpy",
+    "scipy",
+    "albumentations",
+    "opencv-python-headless",
+    "torchmetrics",
+    "monai",
+    "safetensors",
+    "omegaconf",
+    "segment-anything",
+)
 
 
 def is_secret(key: str) -> bool:

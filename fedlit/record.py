@@ -84,8 +84,10 @@ class _Table:
         with open(self.path, newline="\n", encoding="utf-8", errors="replace") as file:
             header = file.readline()
             if header != self.header and header.endswith("\n"):
-                raise BadInput(f"{self.path}, line 1: columns are {header.strip()!r}, expected "
-                               f"{self.header.strip()!r}; move the file away or start anew with overwrite=true")
+                raise BadInput(
+                    f"{self.path}, line 1: columns are {header.strip()!r}, expected "
+                    f"{self.header.strip()!r}; move the file away or start anew with overwrite=true"
+                )
             for number, fields in enumerate(csv.reader(line for line in file if line.endswith("\n")), 2):
                 yield self._parse(fields, number)
 
@@ -148,8 +150,10 @@ class _Table:
                 return CaseRow._make([*cells, float(value) if value else None])
             return MetricRow._make([*cells, float(value) if value else math.nan, int(fields[-1])])
         except (ValueError, TypeError, IndexError):
-            raise BadInput(f"{self.path}, line {number}: {','.join(fields)!r} is not {self.header.strip()!r}; the "
-                           "file was changed or damaged: remove the line or start anew with overwrite=true") from None
+            raise BadInput(
+                f"{self.path}, line {number}: {','.join(fields)!r} is not {self.header.strip()!r}; the "
+                "file was changed or damaged: remove the line or start anew with overwrite=true"
+            ) from None
 
 
 def _line(row: MetricRow | CaseRow) -> str:

@@ -205,5 +205,3 @@ def out_of_range(values: Mapping[str, Any]) -> list[Problem]:
         if rule and isinstance(value, bool | int | float | str) and not rule["holds"](value):
             problems.append(Problem(each.name, f"is {value}; allowed is {rule['allowed']}"))
     return problems
-
-

@@ -20,8 +20,10 @@ def case_means(cases: Iterable[CaseRow]) -> dict[tuple[int, str, str, str, str],
         values = classes[row.round, row.site, row.model, row.split, row.metric][row.case]
         if row.value is not None and not math.isnan(row.value):
             values.append(row.value)
-    return {key: {case: _mean(values) if values else None for case, values in group.items()}
-            for key, group in classes.items()}
+    return {
+        key: {case: _mean(values) if values else None for case, values in group.items()}
+        for key, group in classes.items()
+    }
 
 
 def site_metrics(cases: Iterable[CaseRow], roles: Mapping[str, str]) -> list[MetricRow]:
@@ -65,13 +67,21 @@ def summarise(
     summary: dict[str, Any] = {"round": round, "model": model, "split": split}
     if main:
         values = [dice[site] for site in main]
-        summary |= {"worst_site": main[0], "worst_dice": values[0], "gap": values[-1] - values[0],
-                    "mean_dice": _mean(values), "std_dice": float(np.std(values))}
+        summary |= {
+            "worst_site": main[0],
+            "worst_dice": values[0],
+            "gap": values[-1] - values[0],
+            "mean_dice": _mean(values),
+            "std_dice": float(np.std(values)),
+        }
     else:
         summary |= dict.fromkeys(("worst_site", "worst_dice", "gap", "mean_dice", "std_dice"))
     if unseen := [site for site in ranked if roles[site] == "unseen"]:
-        summary |= {"unseen_worst_site": unseen[0], "unseen_worst_dice": dice[unseen[0]],
-                    "unseen_mean_dice": _mean([dice[site] for site in unseen])}
+        summary |= {
+            "unseen_worst_site": unseen[0],
+            "unseen_worst_dice": dice[unseen[0]],
+            "unseen_mean_dice": _mean([dice[site] for site in unseen]),
+        }
     return summary | {"sites": {site: sites[site] for site in order}}
 
 

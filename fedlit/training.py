@@ -100,8 +100,8 @@ def fit(
     """Train the resident network on the client's pictures for one round; returns the mean loss over pictures.
 
     Args:
-        objective: (network, batch) -> the mean loss of a batch; by default the client's own. It calls `network` as given, so that
-            gradients are shared among the processes of a group.
+        objective: (network, batch) -> the mean loss of a batch; by default the client's own. It calls `network` as
+            given, so that gradients are shared among the processes of a group.
         penalty: network -> a scalar added to the loss of every step (FedProx).
         correct: changes the gradients in place after the backward pass (SCAFFOLD).
 
@@ -140,7 +140,7 @@ def fit(
 
 
 def reseed(seed: int, device: torch.device) -> None:
-    """Seed what dropout draws from on the CPU and on this device. `torch.manual_seed` asks every backend, which takes 1 ms."""
+    """Seed what dropout draws from, on the CPU and this device; `torch.manual_seed` asks every backend, for 1 ms."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
@@ -154,7 +154,8 @@ def _mean_loss(losses: list[Tensor], num_pictures: list[int]) -> float:
     if len(bad):
         first = int(bad[0])
         raise ClientFailed(
-            f"the loss is {values[first].item()} at batch {first + 1}; lower lr, set gradient_clip, or look at the site's pictures"
+            f"the loss is {values[first].item()} at batch {first + 1}; "
+            "lower lr, set gradient_clip, or look at the site's pictures"
         )
     weights = torch.tensor(num_pictures, dtype=torch.float64)
     return float((values * weights).sum() / weights.sum())
@@ -169,7 +170,8 @@ def optimizer_state(network: nn.Module, optimizer: Optimizer) -> dict[str, Tenso
             if value is None:
                 continue
             if not isinstance(value, Tensor | int | float):
-                raise ClientFailed(f"optimizer_state=keep cannot store `{entry}` of {type(optimizer).__name__}, a {type(value).__name__}; use optimizer_state=recreate")
+                what = f"`{entry}` of {type(optimizer).__name__}, a {type(value).__name__}"
+                raise ClientFailed(f"optimizer_state=keep cannot store {what}; use optimizer_state=recreate")
             state[f"{entry}/{names[parameter]}"] = torch.as_tensor(value).detach().cpu().clone()
     return state
 
@@ -180,14 +182,14 @@ def load_optimizer_state(network: nn.Module, optimizer: Optimizer, state: Weight
     for key, value in state.items():
         entry, name = key.split("/", 1)
         parameter = parameters[name]
-        # A counter of steps stays on the CPU, where Adam keeps it; what has the parameter's shape goes where the parameter is.
+        # What has the parameter's shape goes where that is; a counter of steps stays on the CPU, as Adam keeps it.
         like = parameter if value.shape == parameter.shape and value.dim() else value
         optimizer.state[parameter][entry] = torch.empty_like(like, dtype=value.dtype).copy_(value)
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """Learning-rate factor from 1 to `end` along half a cosine over `num_rounds`, after a linear warm-up of `warmup` rounds."""
+    """Learning-rate factor from 1 to `end` along half a cosine over `num_rounds`, after a linear rise of `warmup`."""
 
     num_rounds: int
     warmup: int = 0

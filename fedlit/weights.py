@@ -19,7 +19,9 @@ from fedlit.files import write_atomically
 Weights = Mapping[str, Tensor]
 """Named tensors. Floating-point entries are averaged; integer ones (counters) never are."""
 
-CHUNK = 1 << 17  # elements; a compensated addition of this size stays in the cache of a CPU core (twice as fast as 2^15)
+CHUNK = (
+    1 << 17
+)  # elements; a compensated addition of this size stays in the cache of a CPU core (twice as fast as 2^15)
 
 
 def combine(function: Callable[..., Tensor], first: Weights, *others: Weights) -> dict[str, Tensor]:
@@ -27,7 +29,9 @@ def combine(function: Callable[..., Tensor], first: Weights, *others: Weights) -
     for other in others:
         if other.keys() != first.keys():
             names = sorted(first.keys() ^ other.keys())
-            raise ValueError(f"the weights have different entries: {', '.join(names[:3])} ({len(names)} in all) are on one side only")
+            raise ValueError(
+                f"the weights have different entries: {', '.join(names[:3])} ({len(names)} in all) are on one side only"
+            )
     return {
         name: function(value, *(other[name] for other in others)) if value.is_floating_point() else value
         for name, value in first.items()
@@ -68,7 +72,7 @@ def num_bytes(weights: Weights) -> int:
 
 
 def sha256(*states: Weights) -> str:
-    """One hash over names, dtypes, shapes and bits of the states, in the order given; the order of entries inside a state is irrelevant."""
+    """One hash over names, dtypes, shapes and bits of the states, in the order given; their entries have none."""
     digest = hashlib.sha256()
     for state in states:
         for name in sorted(state):
@@ -80,7 +84,7 @@ def sha256(*states: Weights) -> str:
 
 
 def _add_exactly(high: Tensor, low: Tensor, value: Tensor) -> None:
-    """(high, low) += value in place, without rounding error in high + low (TwoSum, Knuth). All float64, of one shape."""
+    """(high, low) += value in place, without rounding error in high + low (TwoSum, Knuth). All float64, one shape."""
     total = high + value
     shadow = total - high
     value -= shadow
@@ -91,7 +95,7 @@ def _add_exactly(high: Tensor, low: Tensor, value: Tensor) -> None:
 
 
 class WeightedSum:
-    """sum_k c_k w_k as a compensated pair of float64 vectors: the result does not depend on the order or the grouping of the terms.
+    """sum_k c_k w_k as a compensated pair of float64 vectors: order and grouping of the terms change nothing.
 
     Plain float64 partial sums changed 500 of 8 M elements with the number of processes; these change none.
     """
@@ -112,10 +116,14 @@ class WeightedSum:
             self._allocate(values, next((value.device for value in values.values()), torch.device("cpu")))
         elif self.like.keys() != values.keys():
             names = sorted(self.like.keys() ^ values.keys())
-            raise ValueError(f"updates of one round have different entries: {', '.join(names[:3])} ({len(names)} in all)")
+            raise ValueError(
+                f"updates of one round have different entries: {', '.join(names[:3])} ({len(names)} in all)"
+            )
         if values:
             flat = torch.cat([values[name].detach().reshape(-1) for name in self.like])
-            if not flat.sum(dtype=torch.promote_types(flat.dtype, torch.float32)).isfinite():  # 20 times as fast as isfinite().all()
+            if not flat.sum(
+                dtype=torch.promote_types(flat.dtype, torch.float32)
+            ).isfinite():  # 20 times as fast as isfinite().all()
                 raise ClientFailed("its update holds NaN or Inf; lower lr or set gradient_clip")
             for start in range(0, flat.numel(), CHUNK):
                 part = slice(start, start + CHUNK)

@@ -1,4 +1,4 @@
-"""The same job as `fedlit run`, as a script for `fabric run`, torchrun and srun: launch/train.py CONFIG [key=value ...]."""
+"""`fedlit run` as a script, for `fabric run`, torchrun and srun: launch/train.py CONFIG [key=value ...]."""
 
 import sys
 

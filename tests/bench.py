@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from fedlit.algorithms import FedAvg
@@ -26,6 +24,7 @@ from fedlit.checkpoint import Checkpoints, State
 from fedlit.config import check, load
 from fedlit.display import open_display
 from fedlit.losses import DiceBCE
+from fedlit.provenance import provenance
 from tests.conftest import REAL_DATA, write_manifest
 
 
@@ -45,7 +44,7 @@ def ours(made, folder: Path) -> Iterator[None]:
 
 
 def bare(made, folder: Path) -> Iterator[None]:
-    """The same steps as a plain PyTorch script writes them: data in memory, Adam anew for each client, a state-dict mean, torch.save."""
+    """The same steps as a plain script has them: data in memory, Adam anew for each client, a mean, torch.save."""
     config, network = made.config, copy.deepcopy(made.fleet.workbench.resident.network)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     data = []
@@ -72,17 +71,19 @@ def bare(made, folder: Path) -> Iterator[None]:
         yield
 
 
-def alternate(left: Iterator[None], right: Iterator[None], num_rounds: int) -> tuple[float, float, float]:
-    """Median seconds of a round of each, and the median of the ratios of neighbours; one warm-up round each."""
-    seconds: dict[str, list[float]] = {"left": [], "right": []}
+def compare(name: str, made, folder: Path, *, num_rounds: int, target: float) -> None:
+    """Print the median seconds of a round of both, and the median ratio of neighbours; one warm-up round each."""
+    seconds: dict[str, list[float]] = {"ours": [], "bare": []}
+    both = {"ours": ours(made, folder), "bare": bare(made, folder)}
     for number in range(num_rounds + 1):
-        for name, rounds in (("left", left), ("right", right)):
+        for side, rounds in both.items():
             begin = time.perf_counter()
             next(rounds)
             if number:
-                seconds[name].append(time.perf_counter() - begin)
-    ratios = [one / other for one, other in zip(seconds["left"], seconds["right"], strict=True)]
-    return statistics.median(seconds["left"]), statistics.median(seconds["right"]), statistics.median(ratios)
+                seconds[side].append(time.perf_counter() - begin)
+    ratio = statistics.median(mine / plain for mine, plain in zip(*seconds.values(), strict=True))
+    mine, plain = map(statistics.median, seconds.values())
+    print(f"{name}: {mine:.3f} s a round, bare loop {plain:.3f} s, ratio {ratio:.3f} (target {target})")
 
 
 def bench_sites(folder: Path) -> None:
@@ -91,14 +92,14 @@ def bench_sites(folder: Path) -> None:
         print("sites: skipped, FEDLIT_TEST_DATA does not hold cxr_lungs")
         return
     made = experiment("cxr_lungs", f"data.root={root}", f"run_dir={folder}")
-    mine, plain, ratio = alternate(ours(made, folder), bare(made, folder), 10)
-    print(f"sites: 7 sites of cxr_lungs, 128 px, U-Net 16, {made.config.precision}: {mine:.2f} s a round, bare loop {plain:.2f} s, ratio {ratio:.3f} (target 1.05)")
+    name = f"sites: 7 sites of cxr_lungs, 128 px, U-Net 16, {made.config.precision}"
+    compare(name, made, folder, num_rounds=10, target=1.05)
 
 
 def bench_clients(folder: Path) -> None:
     made = many_clients(folder, 64)
-    mine, plain, ratio = alternate(ours(made, folder), bare(made, folder), 30)
-    print(f"clients: 64 clients of 8 pictures, 32 px, U-Net 8, {made.config.precision}: {mine:.3f} s a round, bare loop {plain:.3f} s, ratio {ratio:.3f} (target 1.10)")
+    name = f"clients: 64 clients of 8 pictures, 32 px, U-Net 8, {made.config.precision}"
+    compare(name, made, folder, num_rounds=30, target=1.10)
 
 
 def many_clients(folder: Path, count: int):
@@ -109,52 +110,79 @@ def many_clients(folder: Path, count: int):
     return experiment("cxr_lungs", *data, "network.base_channels=8", f"run_dir={folder}", "precision=32-true")
 
 
-def resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 def bench_memory(folder: Path) -> None:
-    """Resident memory after round 10 and after round 100; and with 8 against 64 clients, each in a process of its own."""
-    made = many_clients(folder, 16)
-    rounds, sizes = ours(made, folder), []
-    for _ in range(100):
+    """Resident memory after round 10 and after round 100; with 8 and with 64 clients, each in a process of its own."""
+    early, late = memory_in_a_process(folder, num_clients=16, num_rounds=100)
+    growth = 100 * (late / early - 1)
+    print(
+        f"memory: 16 clients: {early:.0f} MB after round 10, {late:.0f} MB after round 100, {growth:+.2f} % (target 1)"
+    )
+    few, many = (memory_in_a_process(folder, num_clients=count, num_rounds=10)[1] for count in (8, 64))
+    print(f"memory: 8 clients {few:.0f} MB, 64 clients {many:.0f} MB, ratio {many / few:.3f}")
+
+
+def memory_in_a_process(folder: Path, *, num_clients: int, num_rounds: int) -> tuple[float, float]:
+    """MB after round 10 and after the last one."""
+    command = [sys.executable, "-m", "tests.bench", "--memory-of", str(folder), str(num_clients), str(num_rounds)]
+    early, late = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
+    return float(early), float(late)
+
+
+def print_memory(folder: Path, num_clients: int, num_rounds: int) -> None:
+    rounds = ours(many_clients(folder, num_clients), folder)
+    for number in range(1, num_rounds + 1):
         next(rounds)
-        sizes.append(resident_mb())
-    print(f"memory: 16 clients: {sizes[9]:.0f} MB after round 10, {sizes[99]:.0f} MB after round 100, growth {100 * (sizes[99] / sizes[9] - 1):.2f} % (target 1 %)")
-    found = {}
-    for count in (8, 64):
-        code = f"from pathlib import Path; from tests.bench import *; made = many_clients(Path({str(folder)!r}), {count}); rounds = ours(made, Path({str(folder)!r})); [next(rounds) for _ in range(5)]; print(resident_mb())"
-        found[count] = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1])
-    print(f"memory: 8 clients {found[8]:.0f} MB, 64 clients {found[64]:.0f} MB, ratio {found[64] / found[8]:.3f}")
+        if number in (10, num_rounds):
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            print(*[pages * os.sysconf("SC_PAGE_SIZE") / 1e6] * (2 if num_rounds == 10 else 1))
+
+
+STOPWATCH = """
+import os, sys, time
+begin = time.perf_counter()
+import torch
+def step(*arguments, **options):
+    print("first step after", time.perf_counter() - begin, flush=True)
+    os._exit(0)
+torch.optim.Adam.step = step
+from fedlit.__main__ import main
+main(sys.argv[1:])
+"""
 
 
 def bench_start(folder: Path) -> None:
     """From the command to the first optimizer step, decoded pictures in the cache."""
-    code = (
-        "import time, sys; begin = time.time(); import torch; old = torch.optim.Adam.step\n"
-        "def step(*args, **kwargs):\n    print('first step after', time.time() - begin); import os; sys.stdout.flush(); os._exit(0)\n"
-        "torch.optim.Adam.step = step\nfrom fedlit.__main__ import main; main(sys.argv[1:])"
-    )
     root = REAL_DATA / "cxr_lungs"
     config = ["cxr_lungs", f"data.root={root}"] if root.is_dir() else ["quickstart"]
     seconds = []
     for number in range(4):
-        command = [sys.executable, "-c", code, "run", *config, f"run_dir={folder / f'start{number}'}"]
+        command = [sys.executable, "-c", STOPWATCH, "run", *config, f"run_dir={folder / f'start{number}'}"]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         seconds.append(float(out.split("first step after")[1].split()[0]))
-    print(f"start: {config[0]}: {statistics.median(seconds[1:]):.1f} s to the first step on cached data (target 10 s), {seconds[0]:.1f} s at the first start")
+    cached = statistics.median(seconds[1:])
+    print(f"start: {config[0]}: {cached:.1f} s to the first step on cached data (target 10 s)")
 
 
-BENCHES: dict[str, Callable[[Path], None]] = {"sites": bench_sites, "clients": bench_clients, "memory": bench_memory, "start": bench_start}
+BENCHES: dict[str, Callable[[Path], None]] = {
+    "sites": bench_sites,
+    "clients": bench_clients,
+    "memory": bench_memory,
+    "start": bench_start,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], default=[*BENCHES])
+    parser.add_argument("names", nargs="*", help="all by default", metavar="NAME")
+    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, numpy {np.__version__}")
-    for name in parser.parse_args().names:
+    if arguments.memory_of:
+        folder, num_clients, num_rounds = arguments.memory_of
+        print_memory(Path(folder), int(num_clients), int(num_rounds))
+        return
+    print(f"{provenance('', None)['hardware']['cpu']}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for name in arguments.names or BENCHES:
         with tempfile.TemporaryDirectory() as folder:
             BENCHES[name](Path(folder))
 

@@ -74,7 +74,9 @@ accelerator: cpu
 @pytest.fixture(scope="session")
 def disc_data(tmp_path_factory) -> Path:
     """A folder with sites.csv: members a, b, c, and a site u that the tests leave out."""
-    return write_manifest(tmp_path_factory.mktemp("discs"), {"a": (7, 2, 2), "b": (5, 2, 2), "c": (4, 2, 3), "u": (2, 1, 2)})
+    return write_manifest(
+        tmp_path_factory.mktemp("discs"), {"a": (7, 2, 2), "b": (5, 2, 2), "c": (4, 2, 3), "u": (2, 1, 2)}
+    )
 
 
 @pytest.fixture
@@ -94,7 +96,14 @@ def fedlit(*words) -> int:
     return ended.value.code or 0
 
 
-def make_site(name: str, counts: tuple[int, int, int] = (6, 2, 2), *, role: str = "member", seed: int | None = None, seed_name: str | None = None):
+def make_site(
+    name: str,
+    counts: tuple[int, int, int] = (6, 2, 2),
+    *,
+    role: str = "member",
+    seed: int | None = None,
+    seed_name: str | None = None,
+):
     from fedlit.data.pictures import Pictures
     from fedlit.data.site import Site
 
@@ -113,7 +122,9 @@ def make_network(norm: str = "group", dropout: float = 0.0):
     return UNet(1, 1, base_channels=4, depth=2, norm=norm, dropout=dropout)
 
 
-def make_federation(sites, *, network=None, on_client_error="fail", keep_local=(), sampling=None, plan=None, **training):
+def make_federation(
+    sites, *, network=None, on_client_error="fail", keep_local=(), sampling=None, plan=None, **training
+):
     """A federation in this process and the server before the first round."""
     from lightning.fabric import Fabric
 
@@ -133,9 +144,15 @@ def make_federation(sites, *, network=None, on_client_error="fail", keep_local=(
     fabric = Fabric(accelerator="cpu", devices=1)
     wrapped = fabric.setup_module(network or make_network())
     resident = Resident(wrapped.module)
-    clients = {site.name: Client(site, resident.network, loss=DiceBCE(), plan=plan, keep_local=keep_local) for site in sites if site.role == "member"}
+    clients = {
+        site.name: Client(site, resident.network, loss=DiceBCE(), plan=plan, keep_local=keep_local)
+        for site in sites
+        if site.role == "member"
+    }
     workbench = Workbench(fabric, wrapped, resident, Loader(), between_steps)
-    fleet = Fleet(fabric, clients, {site.name: site.num_samples for site in sites}, workbench, on_client_error=on_client_error)
+    fleet = Fleet(
+        fabric, clients, {site.name: site.num_samples for site in sites}, workbench, on_client_error=on_client_error
+    )
     federation = Federation({site.name: site for site in sites}, fleet, sampling or Sampling(), tuple(keep_local))
     first = resident.read()
     shared = {name: first[name] for name in first.keys() - select(first, keep_local).keys()}

@@ -101,7 +101,7 @@ def test_keep_local_must_match_something_and_leave_something():
     names = ["conv.weight", "norm.weight"]
     check_keep_local(names, [])
     check_keep_local(names, ["norm.*"])
-    with pytest.raises(BadInput, match=r"pattern 'bn\*' matches none of the network's 2 entries, such as conv.weight"):
+    with pytest.raises(BadInput, match=r"'bn\*' matches none of the network's 2 entries, such as conv.weight"):
         check_keep_local(names, ["bn*"])
     with pytest.raises(BadInput, match="keeps every entry local"):
         check_keep_local(names, ["*"])

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from shutil import copy
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ def finished(tmp_path_factory, disc_data):
     from tests.conftest import CONFIG
 
     folder = tmp_path_factory.mktemp("finished")
-    (folder / "discs.yaml").write_text(f"{CONFIG}data.root: {disc_data}\nunseen_sites: [u]\nrun_dir: {folder / 'run'}\n")
+    (folder / "discs.yaml").write_text(
+        f"{CONFIG}data.root: {disc_data}\nunseen_sites: [u]\nrun_dir: {folder / 'run'}\n"
+    )
     assert fedlit("run", folder / "discs.yaml", "num_rounds=6", "lr=0.02") == 0
     assert fedlit("run", folder / "discs.yaml", "algorithm=local", f"run_dir={folder / 'local'}", "num_rounds=2") == 0
     return folder
@@ -35,8 +38,9 @@ def pictures(tmp_path):
 
 
 def test_help_comes_in_under_a_second_without_heavy_imports():
-    code = "import sys, fedlit.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = "import sys, fedlit.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit as end: print(end.code, {})"
+    command = [sys.executable, "-c", code.format("'torch' in sys.modules")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 False"
     for command in ("run", "check", "evaluate", "predict", "export"):
         assert f"\n  {command} " in done.stdout
@@ -121,23 +125,40 @@ def test_check_says_all_problems_at_once_and_what_is_unset(capsys):
     assert "data.root is not set: pictures not checked" in capsys.readouterr().err
     assert fedlit("check", "cxr_lungs", "data.root=/nowhere/at/all", "lr=fast", "network.depht=3", "seeed=1") == 2
     message = capsys.readouterr().err
-    for part in ("4 problems", "/nowhere/at/all", "expected float, got 'fast'", "did you mean depth?", "did you mean seed?"):
+    for part in (
+        "4 problems",
+        "/nowhere/at/all",
+        "expected float, got 'fast'",
+        "did you mean depth?",
+        "did you mean seed?",
+    ):
         assert part in message
     assert fedlit("run", "cxr_lungs") == 2
     assert "data.root" in capsys.readouterr().err
 
 
+def small(value: int, size: int = 32) -> Image.Image:
+    return Image.new("L", (size, size), value)
+
+
 BROKEN = {
     "a picture that is missing": (lambda root: (root / "a_00.png").unlink(), "line 2: image='a_00.png' does not exist"),
-    "a truncated picture": (lambda root: (root / "a_00.png").write_bytes((root / "a_00.png").read_bytes()[:60]), "sites.csv line 2"),
-    "a mask of another size": (lambda root: Image.new("L", (8, 8)).save(root / "mask_a_00.png"), "sites.csv line 2"),
-    "a mask value outside the label map": (lambda root: Image.new("L", (32, 32), 7).save(root / "mask_a_00.png"), "mask values 7 are outside of the label map"),
-    "a picture of one value": (lambda root: Image.new("L", (32, 32), 7).save(root / "a_00.png"), "sites.csv line 2"),
-    "the same picture at two sites": (lambda root: (root / "b_00.png").write_bytes((root / "a_00.png").read_bytes()), "a_00.png"),
+    "a truncated picture": (lambda root: truncate(root / "a_00.png"), "sites.csv line 2"),
+    "a mask of another size": (lambda root: small(0, size=8).save(root / "mask_a_00.png"), "sites.csv line 2"),
+    "a mask value too many": (
+        lambda root: small(7).save(root / "mask_a_00.png"),
+        "mask values 7 are outside of the label",
+    ),
+    "a picture of one value": (lambda root: small(7).save(root / "a_00.png"), "sites.csv line 2"),
+    "the same picture at two sites": (lambda root: copy(root / "a_00.png", root / "b_00.png"), "a_00.png"),
     "a patient in two splits": (lambda root: edit(root, "p0\n", "p9\n", 1), "p9"),
     "a path that leaves the root": (lambda root: edit(root, "a_00.png", "../a_00.png", 1), "outside of"),
     "no such column": (lambda root: edit(root, "group", "patient", 1), "the column 'group' is missing"),
-}  # fmt: skip
+}
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:60])
 
 
 def edit(root, old, new, count):
@@ -194,7 +215,13 @@ def test_a_disk_that_is_full_fails_clearly_and_loses_nothing(config_file, tmp_pa
 
 @pytest.mark.skipif(not (REAL_DATA / "cxr_lungs").is_dir(), reason="FEDLIT_TEST_DATA holds no cxr_lungs")
 def test_real_chest_x_rays_train(tmp_path):
-    words = (f"data.root={REAL_DATA / 'cxr_lungs'}", "num_rounds=1", "data.image_size=32", "network.base_channels=4", f"run_dir={tmp_path / 'run'}")
+    words = (
+        f"data.root={REAL_DATA / 'cxr_lungs'}",
+        "num_rounds=1",
+        "data.image_size=32",
+        "network.base_channels=4",
+        f"run_dir={tmp_path / 'run'}",
+    )
     assert fedlit("run", "cxr_lungs", *words) == 0
     assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["sites"]) == 7
 
@@ -202,6 +229,13 @@ def test_real_chest_x_rays_train(tmp_path):
 @pytest.mark.skipif(not (REAL_DATA / "retina_vessels").is_dir(), reason="FEDLIT_TEST_DATA holds no retina_vessels")
 @pytest.mark.long
 def test_real_fundus_photographs_train(tmp_path):
-    words = (f"data.root={REAL_DATA / 'retina_vessels'}", "num_rounds=1", "local_steps=1", "batch_size=2", "network.base_channels=4", f"run_dir={tmp_path / 'run'}")
+    words = (
+        f"data.root={REAL_DATA / 'retina_vessels'}",
+        "num_rounds=1",
+        "local_steps=1",
+        "batch_size=2",
+        "network.base_channels=4",
+        f"run_dir={tmp_path / 'run'}",
+    )
     assert fedlit("run", "retina_vessels", *words) == 0
     assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["sites"]) == 5

@@ -8,8 +8,7 @@ import pytest
 
 from fedlit.config import check, load
 from fedlit.schema import NAMED_GROUPS
-from tests.conftest import fedlit, write_manifest
-from tests.conftest import REAL_DATA
+from tests.conftest import REAL_DATA, fedlit, write_manifest
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 WHOLE = sorted(CONFIGS.glob("*.yaml"))
@@ -65,7 +64,9 @@ def test_a_network_of_another_library_trains(config_file, tmp_path):
     """By `_target_` alone; its arguments are checked like ours."""
     pytest.importorskip("monai")
     node = "{_target_: monai.networks.nets.UNet, spatial_dims: 2, channels: [4, 8], strides: [2], num_res_units: 1}"
-    assert fedlit("run", config_file, f"network={node}", "num_rounds=1") == 2  # merged into the shipped network's arguments
+    assert (
+        fedlit("run", config_file, f"network={node}", "num_rounds=1") == 2
+    )  # merged into the shipped network's arguments
     whole = config_file.read_text().replace("network.base_channels: 4\nnetwork.depth: 2\n", f"network: {node}\n")
     config_file.write_text(whole)
     assert fedlit("run", config_file, "num_rounds=1") == 0

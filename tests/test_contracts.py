@@ -1,4 +1,4 @@
-"""What every algorithm, rule, predictor, network and loss promises; found by walking the folders, none is named here."""
+"""What every algorithm, rule, predictor and network promises; found by walking the folders, none is named here."""
 
 from __future__ import annotations
 
@@ -30,8 +30,15 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 def components(package, base: type) -> list[type]:
     """The final classes of a kind, each with the module that holds it."""
-    modules = [importlib.import_module(f"{package.__name__}.{found.name}") for found in pkgutil.iter_modules(package.__path__)]
-    classes = {value for module in modules for value in vars(module).values() if inspect.isclass(value) and issubclass(value, base)}
+    modules = [
+        importlib.import_module(f"{package.__name__}.{found.name}") for found in pkgutil.iter_modules(package.__path__)
+    ]
+    classes = {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, base)
+    }
     return sorted((kind for kind in classes if not inspect.isabstract(kind)), key=lambda kind: kind.__name__)
 
 
@@ -89,7 +96,9 @@ def test_the_order_of_clients_is_irrelevant(kind, sites):
     if kind().participants(sites)[0].name == "pooled":
         sites = sorted(sites, key=lambda site: site.name)  # the one client's pictures are in a fixed order by name
         backwards = federate(kind(), sites)
-    assert everything(forwards[0], run_rounds(*forwards, 2, kind())) == everything(backwards[0], run_rounds(*backwards, 2, kind()))
+    assert everything(forwards[0], run_rounds(*forwards, 2, kind())) == everything(
+        backwards[0], run_rounds(*backwards, 2, kind())
+    )
 
 
 @pytest.mark.parametrize("kind", ALGORITHMS, **named)
@@ -100,7 +109,9 @@ def test_one_client_is_plain_training(kind):
     after = run_rounds(federation, server, 1, kind())
     name = next(iter(federation.fleet.clients))
     learnt = federation.fleet.memories.get(name, {}).get("personal", after.weights)
-    plain, server = make_federation([dataclasses.replace(site, seed_name=federation.fleet.clients[name].site.seed_name)])
+    plain, server = make_federation(
+        [dataclasses.replace(site, seed_name=federation.fleet.clients[name].site.seed_name)]
+    )
     assert sha256(learnt) == sha256(run_rounds(plain, server, 1).weights)
 
 
@@ -123,7 +134,11 @@ def test_only_named_tensors_and_numbers_leave_a_site(kind, sites):
     assert all(tuple(value.shape) not in pictures for value in tensors(update).values())
     assert all(isinstance(value, float | int) for value in update.scalars.values())
     back = restore(Update, header(update), tensors(update))
-    assert header(back) == header(update) and sha256(tensors(back)) == sha256(tensors(update)) and size(back) == size(update)
+    assert (
+        header(back) == header(update)
+        and sha256(tensors(back)) == sha256(tensors(update))
+        and size(back) == size(update)
+    )
 
 
 @pytest.mark.parametrize("kind", RULES, **named)
@@ -132,7 +147,11 @@ def test_a_rule_counts_every_update_positively(kind):
 
 
 def test_networks_map_images_to_logits_of_their_size():
-    for kind in [value for value in vars(fedlit.networks).values() if inspect.isclass(value) and issubclass(value, torch.nn.Module)]:
+    for kind in [
+        value
+        for value in vars(fedlit.networks).values()
+        if inspect.isclass(value) and issubclass(value, torch.nn.Module)
+    ]:
         network = kind(in_channels=3, out_channels=2).eval()
         for shape in ((1, 3, 32, 32), (2, 3, 45, 70)):
             assert network(torch.rand(shape)).shape == (shape[0], 2, *shape[2:])

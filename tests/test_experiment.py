@@ -29,15 +29,43 @@ def whole(config_file, tmp_path):
 
 
 def test_a_run_leaves_what_it_promises(whole):
-    assert {"config.yaml", "metrics.csv", "cases.csv", "summary.json", "provenance.json", "report.html", "log.txt", "checkpoint", "logs", "pictures"} <= {path.name for path in whole.iterdir()}
+    assert {
+        "config.yaml",
+        "metrics.csv",
+        "cases.csv",
+        "summary.json",
+        "provenance.json",
+        "report.html",
+        "log.txt",
+        "checkpoint",
+        "logs",
+        "pictures",
+    } <= {path.name for path in whole.iterdir()}
     found = summary(whole)
-    assert {"worst_site", "worst_dice", "gap", "mean_dice", "kept_round", "num_rounds", "seconds_per_round", "bytes_up", "bytes_down", "weights_sha256"} <= found.keys()
+    assert {
+        "worst_site",
+        "worst_dice",
+        "gap",
+        "mean_dice",
+        "kept_round",
+        "num_rounds",
+        "seconds_per_round",
+        "bytes_up",
+        "bytes_down",
+        "weights_sha256",
+    } <= found.keys()
     table = rows(whole / "metrics.csv")
     assert list(table[0]) == ["round", "site", "role", "model", "split", "metric", "value", "num_cases"]
-    assert {row["site"] for row in table} == {"a", "b", "c", "u"} and {row["role"] for row in table if row["site"] == "u"} == {"unseen"}
+    assert {row["site"] for row in table} == {"a", "b", "c", "u"} and {
+        row["role"] for row in table if row["site"] == "u"
+    } == {"unseen"}
     tested = {row["round"] for row in table if row["split"] == "test"}
     assert tested == {str(found["kept_round"]), "4"}  # once each, the kept and the last
-    dice = [row for row in table if (row["split"], row["metric"], row["round"]) == ("test", "dice", str(found["kept_round"]))]
+    dice = [
+        row
+        for row in table
+        if (row["split"], row["metric"], row["round"]) == ("test", "dice", str(found["kept_round"]))
+    ]
     assert [row["num_cases"] for row in sorted(dice, key=lambda row: row["site"])] == ["2", "2", "3", "5"]
     assert found["worst_dice"] == min(float(row["value"]) for row in dice if row["role"] == "member")
     cases = rows(whole / "cases.csv")
@@ -59,7 +87,14 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(whole, config
     assert hashes[0] == summary(whole)["weights_sha256"] != hashes[1]
 
 
-@pytest.mark.parametrize("options", [(), ("algorithm=local",), ("optimizer_state=keep", "network.norm=batch", "network.dropout=0.3", "clients_per_round=2")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("algorithm=local",),
+        ("optimizer_state=keep", "network.norm=batch", "network.dropout=0.3", "clients_per_round=2"),
+    ],
+)
 def test_two_rounds_and_two_more_equal_four(config_file, tmp_path, options):
     fedlit("run", config_file, f"run_dir={tmp_path / 'one'}", *options)
     fedlit("run", config_file, f"run_dir={tmp_path / 'two'}", *options, "num_rounds=2")
@@ -118,7 +153,11 @@ def test_a_finished_run_is_not_run_again(whole, config_file, tmp_path, capsys):
 def test_a_changed_config_is_refused_naming_the_keys(whole, config_file, capsys):
     assert fedlit("run", config_file, f"run_dir={whole}", "lr=0.02", "num_rounds=3", "seed=4") == 2
     message = capsys.readouterr().err
-    assert "  lr: 0.01 -> 0.02\n" in message and "  optimizer.lr: 0.01 -> 0.02\n" in message and "  seed: 0 -> 4\n" in message
+    assert (
+        "  lr: 0.01 -> 0.02\n" in message
+        and "  optimizer.lr: 0.01 -> 0.02\n" in message
+        and "  seed: 0 -> 4\n" in message
+    )
     assert "  num_rounds: 4 -> 3; it may only grow" in message
     assert fedlit("run", config_file, f"run_dir={whole}", "resume=never") == 2
     assert fedlit("run", config_file, f"run_dir={whole}", "lr=0.02", "overwrite=true", "num_rounds=1") == 0
@@ -201,7 +240,9 @@ def test_pictures_can_be_left_out_of_the_report(config_file, tmp_path):
 
 
 def test_secrets_stay_out_of_the_run_directory(config_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["fedlit", "run", str(config_file), "loggers.csv.name=x", "api_token=hunter2secret"])
+    monkeypatch.setattr(
+        sys, "argv", ["fedlit", "run", str(config_file), "loggers.csv.name=x", "api_token=hunter2secret"]
+    )
     assert fedlit("run", config_file, "num_rounds=1") == 0
     for path in (tmp_path / "run").rglob("*"):
         assert not path.is_file() or b"hunter2secret" not in path.read_bytes()

@@ -36,7 +36,7 @@ def room(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Rooms of fedlit that a file imports when it is imported or when it runs; imports for type checkers do not count."""
+    """Rooms of fedlit that a file imports, early or late; imports for type checkers do not count."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
@@ -79,15 +79,24 @@ def test_rooms_of_one_layer_form_no_cycle():
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name != "fleet.py"], ids=lambda path: path.name)
 def test_only_the_fleet_knows_of_other_processes(path):
-    names = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute | ast.Name)}
+    names = {
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute | ast.Name)
+    }
     assert not [name for name in names for word in DISTRIBUTED if word in name]
 
 
 def test_the_config_layer_loads_no_torch():
     import subprocess
 
-    code = "import sys; import fedlit.config, fedlit.__main__; print([m for m in ('torch', 'numpy', 'lightning', 'matplotlib') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys; import fedlit.config, fedlit.__main__; "
+        "print([name for name in ('torch', 'numpy', 'lightning', 'matplotlib') if name in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 def test_the_top_level_holds_what_it_should():
@@ -97,4 +106,12 @@ def test_the_top_level_holds_what_it_should():
     if listed.returncode:
         pytest.skip("not a git checkout")
     top = {Path(name).parts[0] for name in listed.stdout.splitlines()}
-    assert {name for name in top if not name.startswith(".")} == {"pyproject.toml", "README.md", "LICENSE", "fedlit", "configs", "launch", "tests"}
+    assert {name for name in top if not name.startswith(".")} == {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "fedlit",
+        "configs",
+        "launch",
+        "tests",
+    }

@@ -128,7 +128,9 @@ def test_nan_and_inf_are_refused_and_leave_the_sum_alone(bad):
     with pytest.raises(ClientFailed, match="NaN or Inf"):
         total.add({"a": torch.ones(3), "b": torch.tensor([1.0, bad])}, 1)
     assert torch.equal(total.mean()["b"], torch.ones(2))
-    total.add({"a": torch.full((3,), 6e4).half(), "b": torch.full((2,), 6e4).half()}, 1)  # a sum beyond half precision is no Inf
+    total.add(
+        {"a": torch.full((3,), 6e4).half(), "b": torch.full((2,), 6e4).half()}, 1
+    )  # a sum beyond half precision is no Inf
 
 
 def test_patterns_select_entries():

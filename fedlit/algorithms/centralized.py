@@ -16,7 +16,9 @@ class Centralized(Algorithm):
     """One client holds the training pictures of all sites and trains as under FedAvg."""
 
     def participants(self, sites: Sequence[Site]) -> list[Site]:
-        splits = {split: Pictures.pooled([getattr(site, split) for site in sites]) for split in ("train", "val", "test")}
+        splits = {
+            split: Pictures.pooled([getattr(site, split) for site in sites]) for split in ("train", "val", "test")
+        }
         return [Site("pooled", "member", seed_name="pooled", **splits)]
 
     local_update = FedAvg.local_update
