@@ -34,7 +34,7 @@ LocalUpdate = Callable[["Client", Broadcast], tuple[Update, Slots]]
 class Workbench:
     """What a process lends to the client at work.
 
-    `network` is what Fabric made of the resident's network; `between_steps` is called with the site at every step's end.
+    `network` is what Fabric made of the resident's network; `between_steps` is called with the site after every step.
     """
 
     fabric: Fabric

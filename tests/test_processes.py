@@ -1,0 +1,87 @@
+"""The same job in one process, in two, and from an installed wheel: the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def started(*command, cwd=ROOT, **environment) -> subprocess.CompletedProcess:
+    words = [str(word) for word in command]
+    return subprocess.run(words, env=ENVIRONMENT | environment, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def sha256(run_dir: Path) -> str:
+    return json.loads((run_dir / "summary.json").read_text())["weights_sha256"]
+
+
+@pytest.fixture
+def fabric_run():
+    """`fabric run` on two CPU processes, as the README has it."""
+    program = [sys.executable, "-c", "from lightning.fabric.cli import _main; _main()"]
+    return (*program, "run", "--accelerator=cpu", "--devices=2", ROOT / "launch" / "train.py")
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "local"])
+def test_two_processes_equal_one(config_file, tmp_path, fabric_run, algorithm):
+    """Clients side by side change no bit: of the global weights, of personal states, of any score."""
+    options = (config_file, f"algorithm={algorithm}", "optimizer_state=keep", "num_rounds=3")
+    one = started(sys.executable, "launch/train.py", *options, f"run_dir={tmp_path / 'one'}")
+    assert one.returncode == 0, one.stderr
+    two = started(*fabric_run, *options, f"run_dir={tmp_path / 'two'}")
+    assert two.returncode == 0, two.stderr
+    assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
+    for table in ("metrics.csv", "cases.csv"):
+        assert (tmp_path / "one" / table).read_text() == (tmp_path / "two" / table).read_text()
+
+
+@pytest.mark.long
+def test_a_run_begun_by_two_processes_is_finished_by_one(config_file, tmp_path, fabric_run):
+    options = (config_file, "algorithm=local", "optimizer_state=keep")
+    whole = started(sys.executable, "launch/train.py", *options, f"run_dir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    begun = started(*fabric_run, *options, f"run_dir={tmp_path / 'run'}", "num_rounds=2")
+    assert begun.returncode == 0, begun.stderr
+    done = started(sys.executable, "-m", "fedlit", "run", *options, f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert sha256(tmp_path / "whole") == sha256(tmp_path / "run")
+
+
+@pytest.mark.long
+def test_a_failure_in_one_process_ends_all_with_its_name(config_file, tmp_path, fabric_run):
+    options = (config_file, "loss={_target_: tests.broken.NanAt, mean_above: 0.18}", "batch_size=8")
+    done = started(*fabric_run, *options, PYTHONPATH=str(ROOT), FEDLIT_TRUSTED_PACKAGES="tests")
+    assert done.returncode != 0
+    assert "client 'a' failed in round 1: the loss is nan" in done.stderr
+
+
+def test_a_strategy_that_does_not_fit_is_refused(config_file, fabric_run):
+    words = [*fabric_run[:-1], "--strategy=fsdp", fabric_run[-1]]
+    done = started(*words, config_file)
+    assert done.returncode != 0 and "fabric run --strategy=fsdp" in done.stderr and "leave the flag out" in done.stderr
+
+
+@pytest.mark.long
+def test_the_wheel_carries_what_a_run_needs(tmp_path):
+    """Built, unpacked elsewhere, and run from there: the shipped configs and templates come along."""
+    pytest.importorskip("build")
+    built = started(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    place = tmp_path / "site"
+    install = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", place, wheel)
+    assert started(*install).returncode == 0
+    tiny = ("num_rounds=1", "data.size=32", "data.scale=0.05", "network.base_channels=4", f"run_dir={tmp_path / 'run'}")
+    done = started(sys.executable, "-m", "fedlit", "run", "quickstart", *tiny, cwd=tmp_path, PYTHONPATH=str(place))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "report.html").is_file()
+    where = started(sys.executable, "-c", "import fedlit; print(fedlit.__file__)", cwd=tmp_path, PYTHONPATH=str(place))
+    assert where.stdout.strip().startswith(str(place))
