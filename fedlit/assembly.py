@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -44,6 +45,8 @@ def resolve(config: DictConfig) -> DictConfig:
 
 def start(config: DictConfig) -> Fabric:
     """The Fabric of a resolved config, its processes started."""
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses; read when CUDA starts
     torch.use_deterministic_algorithms(config.deterministic)
     return open_fabric(
         accelerator=config.accelerator,

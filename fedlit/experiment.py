@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from fedlit.algorithms import Algorithm
 from fedlit.checkpoint import Checkpoints, State
 from fedlit.data.source import Manifest
 from fedlit.display import Display
+from fedlit.errors import BadInput
 from fedlit.federation import Federation, Round
 from fedlit.files import write_json
 from fedlit.fleet import Fleet, on_first
@@ -63,9 +65,7 @@ class Experiment:
         """
         state = self.resume()
         record = Record(self.run_dir.path)
-        if self.fleet.is_first:
-            record.truncate(state.server.round)
-            write_json(self.run_dir / "provenance.json", provenance(command, self.source.fingerprint()))
+        on_first(self.fleet.fabric, lambda: self.begin(state, record, command))
         progress = Progress.from_json(state.progress) if state.progress else Progress()
         patience = self.config.patience
         if not progress.is_stale(patience):
@@ -87,6 +87,21 @@ class Experiment:
         self.score_test(state, record)
         if self.fleet.is_first:
             write_report(self.run_dir.path)
+
+    def begin(self, state: State, record: Record, command: Sequence[str]) -> None:
+        """Drop what later rounds recorded, and write where this run comes from.
+
+        Raises:
+            BadInput: the run goes on, and its data are not those it was begun with.
+        """
+        fingerprint, path = self.source.fingerprint(), self.run_dir / "provenance.json"
+        if state.server.round and path.exists() and json.loads(path.read_text())["manifest"] != fingerprint:
+            raise BadInput(
+                f"the data have changed since {self.run_dir.path} was begun (the hash of manifest and files is another); "
+                "bring them back, choose another run_dir, or overwrite=true to start anew"
+            )
+        record.truncate(state.server.round)
+        write_json(path, provenance(command, fingerprint))
 
     def resume(self) -> State:
         """The newest checkpoint, or the state before the first round."""

@@ -84,6 +84,8 @@ class Federation:
         for model, predictor in predictors.items():
             score = partial(self._score_site, predictor, server, scoring, metrics, split)
             for site, scores in self.fleet.each(score, names).items():
+                if not scores:
+                    self.fleet.watch.warn(f"there is no {model} model for {site}: it is not scored there")
                 rows += [CaseRow(server.round, site, case, model, split, classes[number], metric, value)
                          for case, number, metric, value in scores]
         return rows

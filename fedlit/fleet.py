@@ -253,11 +253,7 @@ class Fleet:
             if part is None:
                 continue
             mine = process == self.fabric.global_rank
-            pair = (
-                (total.high, total.low)
-                if mine
-                else (torch.empty_like(everything.high), torch.empty_like(everything.low))
-            )
+            pair = total.pair() if mine else tuple(map(torch.empty_like, everything.pair()))
             for vector in pair:
                 torch.distributed.broadcast(vector, src=process)
             everything.merge(*pair, coefficient)

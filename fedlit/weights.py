@@ -19,9 +19,9 @@ from fedlit.files import write_atomically
 Weights = Mapping[str, Tensor]
 """Named tensors. Floating-point entries are averaged; integer ones (counters) never are."""
 
-CHUNK = (
-    1 << 17
-)  # elements; a compensated addition of this size stays in the cache of a CPU core (twice as fast as 2^15)
+CHUNK = 1 << 15  # elements: what a compensated addition of this size touches stays in the cache of a CPU core
+LARGE_CHUNK = 1 << 22  # on other devices, where launches cost more than memory
+MOST_WAITING = 1 << 23  # elements of the terms that may wait to be added together: 32 MB
 
 
 def combine(function: Callable[..., Tensor], first: Weights, *others: Weights) -> dict[str, Tensor]:
@@ -97,13 +97,22 @@ def _add_exactly(high: Tensor, low: Tensor, value: Tensor) -> None:
 class WeightedSum:
     """sum_k c_k w_k as a compensated pair of float64 vectors: order and grouping of the terms change nothing.
 
-    Plain float64 partial sums changed 500 of 8 M elements with the number of processes; these change none.
+    Plain float64 partial sums changed 500 of 8 M elements with the number of processes; these change none. Small terms
+    wait until there are several, which are then added chunk by chunk, in the cache: half the time for 0.5 M elements.
     """
 
     def __init__(self) -> None:
         self.like: Weights | None = None
         self.coefficient = 0.0
-        self.high = self.low = torch.empty(0, dtype=torch.float64)
+        self._high = self._low = torch.empty(0, dtype=torch.float64)
+        self._waiting: list[tuple[Tensor, float]] = []
+
+    @classmethod
+    def zeros(cls, like: Weights, device: torch.device) -> WeightedSum:
+        """A sum of no terms, for entries of the names, shapes and dtypes of `like`."""
+        total = cls()
+        total._allocate(like, device)
+        return total
 
     def add(self, weights: Weights, coefficient: float) -> None:
         """Add one term. Every term has the same floating-point entries; integer entries are left out.
@@ -121,46 +130,49 @@ class WeightedSum:
             )
         if values:
             flat = torch.cat([values[name].detach().reshape(-1) for name in self.like])
-            if not flat.sum(
-                dtype=torch.promote_types(flat.dtype, torch.float32)
-            ).isfinite():  # 20 times as fast as isfinite().all()
+            # a sum is not finite where an element is not, and takes a twentieth of the time of isfinite().all()
+            if not flat.sum(dtype=torch.promote_types(flat.dtype, torch.float32)).isfinite():
                 raise ClientFailed("its update holds NaN or Inf; lower lr or set gradient_clip")
-            for start in range(0, flat.numel(), CHUNK):
-                part = slice(start, start + CHUNK)
-                _add_exactly(self.high[part], self.low[part], flat[part].to(self.high).mul_(coefficient))
+            self._waiting.append((flat, coefficient))
         self.coefficient += coefficient
+        if sum(flat.numel() for flat, _ in self._waiting) > MOST_WAITING:
+            self._settle()
 
     def merge(self, high: Tensor, low: Tensor, coefficient: float) -> None:
         """Add the partial sum of another process."""
-        _add_exactly(self.high, self.low, high.clone())
-        self.low += low
+        _add_exactly(self._high, self._low, high.clone())
+        self._low += low
         self.coefficient += coefficient
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """(high, low), float64 vectors whose sum is the sum so far."""
+        self._settle()
+        return self._high, self._low
 
     def mean(self) -> dict[str, Tensor]:
         """sum_k c_k w_k / sum_k c_k, in the terms' own dtypes."""
         assert self.like is not None, "a mean of nothing"
-        return self._shaped((self.high + self.low) / self.coefficient)
-
-    @classmethod
-    def zeros(cls, like: Weights, device: torch.device) -> WeightedSum:
-        """A sum of no terms, for entries of the names, shapes and dtypes of `like`."""
-        total = cls()
-        total._allocate(like, device)
-        return total
+        high, low = self.pair()
+        parts = ((high + low) / self.coefficient).split([like.numel() for like in self.like.values()])
+        return {
+            name: part.to(like.dtype, copy=True).reshape(like.shape)
+            for (name, like), part in zip(self.like.items(), parts, strict=True)
+        }
 
     def _allocate(self, like: Weights, device: torch.device) -> None:
         self.like = {name: torch.empty_like(value, device="meta") for name, value in like.items()}
         num_elements = sum(value.numel() for value in like.values())
         device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
-        self.high = torch.zeros(num_elements, dtype=torch.float64, device=device)
-        self.low = torch.zeros_like(self.high)
+        self._high = torch.zeros(num_elements, dtype=torch.float64, device=device)
+        self._low = torch.zeros_like(self._high)
 
-    def _shaped(self, flat: Tensor) -> dict[str, Tensor]:
-        parts = flat.split([like.numel() for like in self.like.values()])
-        return {
-            name: part.to(like.dtype, copy=True).reshape(like.shape)
-            for (name, like), part in zip(self.like.items(), parts, strict=True)
-        }
+    def _settle(self) -> None:
+        chunk = CHUNK if self._high.device.type == "cpu" else LARGE_CHUNK
+        for start in range(0, self._high.numel(), chunk):
+            part = slice(start, start + chunk)
+            for flat, coefficient in self._waiting:
+                _add_exactly(self._high[part], self._low[part], flat[part].to(self._high).mul_(coefficient))
+        self._waiting.clear()
 
 
 def dumps(weights: Weights, header: Mapping | None = None) -> bytes:

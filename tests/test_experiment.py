@@ -164,6 +164,28 @@ def test_a_changed_config_is_refused_naming_the_keys(whole, config_file, capsys)
     assert summary(whole)["num_rounds"] == 1
 
 
+def test_data_that_changed_under_a_run_are_refused(config_file, tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    write_manifest(data, {"a": (4, 1, 1), "b": (3, 1, 1)})
+    options = (config_file, f"data.root={data}", "unseen_sites=[]")
+    assert fedlit("run", *options, "num_rounds=1") == 0
+    table = (data / "sites.csv").read_text().splitlines()
+    (data / "sites.csv").write_text("\n".join([table[0], *reversed(table[1:])]) + "\n")
+    assert fedlit("run", *options, "num_rounds=2") == 0  # the order of rows says nothing
+    (data / "sites.csv").write_text("\n".join(table[:-1]) + "\n")
+    assert fedlit("run", *options, "num_rounds=3") == 2
+    assert "the data have changed since" in capsys.readouterr().err
+
+
+def test_a_schedule_over_the_rounds_keeps_their_number(config_file, capsys):
+    """A schedule that depends on num_rounds makes growing them another run."""
+    schedule = "schedule={_target_: fedlit.training.Cosine, num_rounds: '${num_rounds}'}"
+    assert fedlit("run", config_file, schedule, "num_rounds=1") == 0
+    assert fedlit("run", config_file, schedule, "num_rounds=2") == 2
+    assert "schedule.num_rounds: 1 -> 2" in capsys.readouterr().err
+
+
 def test_two_runs_cannot_share_a_directory(config_file, tmp_path, capsys):
     from fedlit.rundir import RunDirectory
 

@@ -27,7 +27,7 @@ def mean_of(terms, groups):
             sums[-1].add(*terms[index])
     total = WeightedSum.zeros(sums[0].like, torch.device("cpu"))
     for part in sums:
-        total.merge(part.high, part.low, part.coefficient)
+        total.merge(*part.pair(), part.coefficient)
     return total.mean()
 
 
