@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from fedlit.errors import BadInput, ClientFailed, Stopped
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 failed, 2 bad input, 75 saved and to be run again, 130 Ctrl-C (saved)."""
+
+SAVED = "the rounds that were complete are saved: run the same command to go on (without overwrite=true)"
 
 overrides = click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 run_argument = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
@@ -130,14 +133,14 @@ def guarded(function: Callable[[], None], debug: bool) -> int:
         error.show()
         return 2
     except (KeyboardInterrupt, click.Abort):
-        say("\nstopped by Ctrl-C; the rounds that were complete are saved: run the same command to go on")
+        say(f"\nstopped by Ctrl-C; {SAVED}")
         return 130
     except Stopped as stop:
-        say(f"{stop}; the rounds that were complete are saved: run the same command to go on")
+        say(f"{stop}; {SAVED}")
         return 75
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         if isinstance(error, BadInput | ClientFailed):
             say(f"error: {error}")
             return 2 if isinstance(error, BadInput) else 1

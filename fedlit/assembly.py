@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +26,10 @@ from fedlit.federation import Federation
 from fedlit.fleet import Fleet, Workbench, open_fabric
 from fedlit.messages import Server
 from fedlit.prediction import Global, Personal
+from fedlit.provenance import is_secret
 from fedlit.rundir import RunDirectory
 from fedlit.seeding import address
+from fedlit.sources import flat
 from fedlit.stopping import between_steps
 from fedlit.training import LocalTraining
 from fedlit.weights import select
@@ -35,15 +38,29 @@ PREDICTORS = {"global": Global, "personal": Personal}
 
 
 def resolve(config: DictConfig) -> DictConfig:
-    """The config with all decided that depends on the machine, by its device flags: precision and memory format."""
-    accelerator = hardware.resolve_accelerator(config.accelerator)
-    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-    config.precision = hardware.resolve_precision(config.precision, accelerator)
+    """The config with all decided that depends on the machine, by its device flags: precision and memory format.
+
+    Flags of `fabric run` win. Loggers keep their interpolations: `${oc.env:...}` may hold a secret, and this is saved.
+
+    Raises:
+        BadInput: a logger is given a secret in clear, or the precision does not fit the device.
+    """
+    loggers = OmegaConf.to_container(config, resolve=False)["loggers"]
+    for key, value in flat(loggers, "loggers"):
+        if is_secret(key) and isinstance(value, str) and not value.startswith("${"):
+            raise BadInput(f"{key} is written in clear and would be saved with the run; write {key}='${{oc.env:NAME}}'")
+    config = OmegaConf.create({**OmegaConf.to_container(config, resolve=True), "loggers": loggers})
+    accelerator = os.environ.get("LT_ACCELERATOR", config.accelerator).replace("gpu", "cuda")
+    precision = os.environ.get("LT_PRECISION", config.precision)
+    accelerator = hardware.resolve_accelerator(accelerator)
+    config.precision = hardware.resolve_precision(hardware.PRECISIONS.get(precision, precision), accelerator)
     config.channels_last = hardware.resolve_channels_last(config.channels_last, config.precision)
+    if config.precision == "16-mixed" and accelerator == "cpu":
+        raise BadInput("precision=16-mixed needs a GPU; on the CPU use bf16-mixed or 32-true")
     return config
 
 
-def start(config: DictConfig) -> Fabric:
+def start(config: DictConfig, loggers: Mapping[str, DictConfig]) -> Fabric:
     """The Fabric of a resolved config, its processes started."""
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses; read when CUDA starts
@@ -53,8 +70,16 @@ def start(config: DictConfig) -> Fabric:
         devices=config.devices,
         num_nodes=config.num_nodes,
         precision=config.precision,
-        loggers=[build(node, root_dir=str(RunDirectory(config.run_dir) / "logs")) for node in config.loggers.values()],
+        loggers=[make_logger(name, node, RunDirectory(config.run_dir) / "logs") for name, node in loggers.items()],
     )
+
+
+def make_logger(name: str, node: DictConfig, folder: Path) -> Any:
+    """A logger; one that writes files does so in `folder/name`."""
+    logger = bind(node, root_dir=str(folder), name=name)
+    if "root_dir" not in logger.keywords and "name" not in node:
+        logger.keywords.pop("name", None)
+    return logger()
 
 
 def assemble(config: DictConfig, fabric: Fabric, display: Display) -> Experiment:
@@ -68,6 +93,10 @@ def assemble(config: DictConfig, fabric: Fabric, display: Display) -> Experiment
     members = [site for site in sites.values() if site.role == "member"]
     algorithm: Algorithm = build(config.algorithm)
     participants = algorithm.participants(members)
+    if (config.keep_local or config.buffers == "local") and {site.name for site in participants} - sites.keys():
+        raise BadInput(
+            f"keep_local and buffers=local: {type(algorithm).__name__} has no member that could keep anything"
+        )
     network, resident = set_up_network(config, fabric, source)
     keep_local = (*config.keep_local, *(resident.buffers if config.buffers == "local" else ()))
     check_keep_local(resident.entries, keep_local)

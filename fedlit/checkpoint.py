@@ -58,28 +58,30 @@ class Checkpoints:
                 "progress": dict(state.progress),
             }
             content = json.dumps(index, indent=1).encode()
-            write_atomically(self.directory / f"round-{state.server.round:05d}.json", content)
-            if kept:
+            if kept:  # first: a run killed in between repeats the round and writes the same again
                 write_atomically(self.directory / "kept.json", content)
+            write_atomically(self.directory / f"round-{state.server.round:05d}.json", content)
             self._clean()
         self.fleet.share(None)  # nobody writes the next round's files while the first process still removes old ones
 
     def newest(self, warn: Callable[[str], None]) -> State | None:
-        """The newest state that is whole; None where nothing was saved.
+        """The newest state that is whole in every process; None where nothing was saved.
 
         Raises:
             BadInput: checkpoints are there and none is whole.
         """
         names = sorted((path.name for path in self.directory.glob("round-*.json")), reverse=True)
-        problems = []
+        first_problem = ""
         for name in names:
             try:
                 return self.load(name)
             except BadInput as error:
-                problems.append(str(error))
                 warn(f"{error}; going back to the checkpoint before")
-        if problems:
-            raise BadInput(f"no checkpoint in {self.directory} is whole: {problems[0]}; start anew with overwrite=true")
+                first_problem = first_problem or str(error)
+        if names:
+            raise BadInput(
+                f"no checkpoint in {self.directory} is whole: {first_problem}; start anew with overwrite=true"
+            )
         return None
 
     def kept(self) -> State:
@@ -87,8 +89,20 @@ class Checkpoints:
         return self.load(kept_name(self.directory))
 
     def load(self, name: str) -> State:
-        """The state saved under a name, with the memories of the clients of this process; see `read_state`."""
-        return read_state(self.directory, name, self._is_here)
+        """The state saved under a name, with the memories of the clients that live in this process; see `read_state`.
+
+        Raises:
+            BadInput: in every process, if any cannot read its part.
+        """
+        state, problem = None, None
+        try:
+            state = read_state(self.directory, name, self._is_here)
+        except BadInput as error:
+            problem = str(error)
+        problems = [each for each in self.fleet.share(problem) if each]
+        if problems:
+            raise BadInput(problems[0])
+        return state
 
     def _is_here(self, name: str) -> bool:
         return name in self.fleet.homes and self.fleet.lives_here(name)
@@ -109,14 +123,14 @@ class Checkpoints:
         return name
 
     def _clean(self) -> None:
-        """Remove all but the last two rounds, and the tensor files that no index names any more."""
+        """Remove all but the last two rounds, the tensor files that no index names any more, and torn ones."""
         for old in sorted(self.directory.glob("round-*.json"))[:-2]:
             old.unlink()
         named = set()
         for path in self.directory.glob("*.json"):
-            index = json.loads(path.read_bytes())
+            index = read_index(path)
             named |= {index["server"]["file"], *index["memories"].values()}
-        for path in self.directory.glob("*.safetensors"):
+        for path in [*self.directory.glob("*.safetensors"), *self.directory.glob(".*.tmp")]:
             if path.name not in named:
                 path.unlink()
 
@@ -141,19 +155,28 @@ def read_state(directory: Path, name: str, is_wanted: Callable[[str], bool] = la
     Raises:
         BadInput: missing, damaged, or of another version.
     """
-    path = directory / name
+    index = read_index(directory / name)
+    server = restore(Server, index["server"]["header"], _read(directory, index["server"]["file"]))
+    wanted = {client: file for client, file in index["memories"].items() if is_wanted(client)}
+    memories = {client: _slots(_read(directory, file)) for client, file in wanted.items()}
+    return State(server, memories, index["progress"])
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """What an index holds.
+
+    Raises:
+        BadInput: missing, damaged, or of another version.
+    """
     try:
         index = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise BadInput(f"{path}: no such checkpoint; has this run completed a round?") from None
     except (ValueError, OSError) as error:
-        raise BadInput(f"checkpoint {path} is damaged: {error}") from None
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise BadInput(f"checkpoint {path} is damaged: {error}; remove it to go back to the one before") from None
+    if not isinstance(index, dict) or index.get("format") != FORMAT or not {"server", "memories"} <= index.keys():
         raise BadInput(f"checkpoint {path} is not of the format {FORMAT} that this fedlit reads")
-    server = restore(Server, index["server"]["header"], _read(directory, index["server"]["file"]))
-    wanted = {client: file for client, file in index["memories"].items() if is_wanted(client)}
-    memories = {client: _slots(_read(directory, file)) for client, file in wanted.items()}
-    return State(server, memories, index["progress"])
+    return index
 
 
 def _read(directory: Path, name: str) -> Weights:

@@ -13,31 +13,44 @@ from rich.console import Console
 from fedlit.assembly import assemble, resolve, start
 from fedlit.data.reading import read_image
 from fedlit.display import open_display
+from fedlit.errors import BadInput
 from fedlit.files import write_json
 from fedlit.finished import open_model
 from fedlit.fleet import on_first
 from fedlit.losses import masks
 from fedlit.result_table import result_table
-from fedlit.rundir import RunDirectory
+from fedlit.rundir import FREE, RunDirectory, changes
 from fedlit.stopping import heeding_signals
 from fedlit.weights import save
 
 
 def run(config: DictConfig, command: Sequence[str]) -> None:
-    """Begin or continue the run of a config."""
+    """Begin or continue the run of a config.
+
+    Nothing of an old run is touched before the data and the network are known to be good.
+    """
     config = resolve(config)
-    fabric = start(config)
+    fabric = start(config, config.loggers)
     is_first = fabric.is_global_zero
     with RunDirectory(config.run_dir) as run_dir, heeding_signals():
-        if on_first(fabric, lambda: run_dir.admit(config)) == "complete":
+        admission = on_first(fabric, lambda: run_dir.admit(config))
+        if admission == "complete":
             if is_first:
                 print(
                     f"already complete: {run_dir / 'report.html'}; "
                     f"raise num_rounds={config.num_rounds} to go on, or overwrite=true"
                 )
             return
-        with open_display(config.name, config.num_rounds, log=run_dir / "log.txt", is_shown=is_first) as display:
-            summary = assemble(config, fabric, display).run(command)
+        with open_display(config.name, config.num_rounds, is_shown=is_first) as display:
+            experiment = assemble(config, fabric, display)
+            on_first(fabric, lambda: run_dir.begin(config, admission))
+            if is_first:
+                display.log_to(run_dir / "log.txt")
+            try:
+                summary = experiment.run(command)
+            finally:
+                for logger in fabric.loggers:
+                    logger.finalize("done")
     if is_first:
         result_table(summary, Console())
         print(f"report: {run_dir / 'report.html'}")
@@ -46,11 +59,15 @@ def run(config: DictConfig, command: Sequence[str]) -> None:
 def evaluate(config: DictConfig) -> None:
     """Score the predictors of a config on the test cases of the run it came from."""
     config = resolve(config)
-    fabric = start(config)
+    fabric = start(config, {})
     is_first = fabric.is_global_zero
     with RunDirectory(config.run_dir) as run_dir:
         on_first(fabric, run_dir.lock)
-        with open_display(config.name, config.num_rounds, log=run_dir / "log.txt", is_shown=is_first) as display:
+        if problems := changes(run_dir.read_config(), config, (*FREE, "metrics")):
+            raise BadInput(f"evaluate scores the run as it was trained; it cannot change\n  {problems}")
+        with open_display(config.name, config.num_rounds, is_shown=is_first) as display:
+            if is_first:
+                display.log_to(run_dir / "log.txt")
             assemble(config, fabric, display).evaluate()
     if is_first:
         print(f"report: {run_dir / 'report.html'}")

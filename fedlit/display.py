@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from os import PathLike
@@ -49,6 +50,7 @@ class Display:
         self.is_in_round = False
         self._finished_line: tuple[int, str] | None = None  # waits for the scores of its round
         self._file: TextIO | None = None
+        self._early: deque[str] = deque(maxlen=1000)  # lines told before there was a log
         is_screen = console.is_terminal and not console.is_dumb_terminal and not console.quiet
         self._live = Live(self, console=console, refresh_per_second=2, vertical_overflow="crop") if is_screen else None
 
@@ -121,12 +123,24 @@ class Display:
     def _tell(self, text: str, *, is_shown: bool = True, style: str = "") -> None:
         for line in text.splitlines():
             line = printable(masked(line))
-            if self.log is not None:
-                if self._file is None:
-                    self._file = open(self.log, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (closed on exit)
-                self._file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
+            stamped = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n"
+            if self.log is None:
+                self._early.append(stamped)
+            else:
+                self._write(stamped)
             if is_shown:
                 self.console.print(Text(line, style=style), soft_wrap=True)  # Text: a site called [red] is not markup
+
+    def log_to(self, path: str | PathLike[str]) -> None:
+        """Append to a file from now on, beginning with what was told so far."""
+        self.log = path
+        while self._early:
+            self._write(self._early.popleft())
+
+    def _write(self, stamped: str) -> None:
+        if self._file is None:
+            self._file = open(self.log, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (closed on exit)
+        self._file.write(stamped)
 
     def _worst(self) -> str:
         return next((f"worst site {printable(site)} {value:.3f}" for site, value in self.scores.items()), "")

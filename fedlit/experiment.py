@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from fedlit.federation import Federation, Round
 from fedlit.files import write_json
 from fedlit.fleet import Fleet, on_first
 from fedlit.gallery import chosen_cases, save_picture
-from fedlit.messages import Server
+from fedlit.messages import Server, Slots
 from fedlit.metrics import Scoring
 from fedlit.prediction import Predictor
 from fedlit.progress import Progress
@@ -85,6 +86,7 @@ class Experiment:
         self.display.say(f"scoring {', '.join(self.predictors)} at round {state.server.round}")
         record = Record(self.run_dir.path)
         self.score_test(state, record)
+        self.draw(state, record)
         if self.fleet.is_first:
             write_report(self.run_dir.path)
 
@@ -97,7 +99,7 @@ class Experiment:
         fingerprint, path = self.source.fingerprint(), self.run_dir / "provenance.json"
         if state.server.round and path.exists() and json.loads(path.read_text())["manifest"] != fingerprint:
             raise BadInput(
-                f"the data have changed since {self.run_dir.path} was begun (the hash of manifest and files is another); "
+                f"the data have changed since {self.run_dir.path} was begun (manifest and files have another hash); "
                 "bring them back, choose another run_dir, or overwrite=true to start anew"
             )
         record.truncate(state.server.round)
@@ -126,11 +128,12 @@ class Experiment:
             if report.client in self.federation.sites
         ]
         value = None
-        if number % self.config.eval_every == 0 or number == self.config.num_rounds:
+        is_due = number % self.config.eval_every == 0
+        if is_due or number == self.config.num_rounds:
             scores = self.score(round.server, "val", self.scoring.validation)[0]
             counted = self.counted(scores)
             self.display.scored(number, counted)
-            value = self.worth(counted)
+            value = self.worth(counted) if is_due else None  # a run that goes on would not have looked here
             rows += scores
         progress = progress.after(round, value)
         if self.fleet.is_first:
@@ -148,9 +151,13 @@ class Experiment:
         return {row.site: row.value for row in rows if (row.metric, row.model, row.role) == wanted and row.num_cases}
 
     def worth(self, dice: Mapping[str, float]) -> float | None:
-        """The worst or the mean of the members' results; None where no member has validation cases."""
-        choose = min if self.config.keep_by == "worst" else statistics.fmean
-        return choose(dice.values()) if dice else None
+        """The worst or the mean of the members' results; None while a member with validation cases has no model."""
+        sites = self.federation.sites
+        if not dice or any(
+            site.role == "member" and len(site.val) and name not in dice for name, site in sites.items()
+        ):
+            return None
+        return (min if self.config.keep_by == "worst" else statistics.fmean)(dice.values())
 
     def score(self, server: Server, split: str, metrics: Sequence[str]) -> tuple[list, list]:
         """(rows for metrics.csv, rows for cases.csv) of a split, for every predictor."""
@@ -166,8 +173,7 @@ class Experiment:
         for state in {state.server.round: state for state in (last, kept)}.values():
             self.score_test(state, record)
         summary = self.summarise(kept, last, progress, record)
-        if self.config.report.pictures:
-            self.save_pictures(kept, record)
+        self.draw(kept, record)
         if self.fleet.is_first:
             write_json(self.run_dir / "summary.json", summary)
             write_report(self.run_dir.path)
@@ -183,7 +189,7 @@ class Experiment:
     def summarise(self, kept: State, last: State, progress: Progress, record: Record) -> dict[str, Any]:
         """What summary.json holds."""
         personal = self.fleet.each(
-            lambda name: sha256(last.memories.get(name, {}).get("personal", {})), sorted(self.fleet.clients)
+            lambda name: personal_sha256(last.memories.get(name, {})), sorted(self.fleet.clients)
         )
         hashes = "\n".join([sha256(last.server.weights), *(f"{name} {value}" for name, value in personal.items())])
         round = kept.server.round
@@ -206,10 +212,16 @@ class Experiment:
             "warnings": list(self.display.warnings),
         }
 
-    def save_pictures(self, state: State, record: Record) -> None:
-        """The best, the median and the worst test case of every site, as the report shows them."""
+    def draw(self, state: State, record: Record) -> None:
+        """Keep the best, the median and the worst test case of every site as pictures, or remove those there are."""
+
+        def choose() -> dict:
+            shutil.rmtree(self.run_dir / "pictures", ignore_errors=True)
+            wanted = self.config.report.pictures
+            return chosen_cases(record, state.server.round, self.main_model) if wanted else {}
+
         self.fleet.memories = dict(state.memories)
-        chosen = on_first(self.fleet.fabric, lambda: chosen_cases(record, state.server.round, self.main_model))
+        chosen = on_first(self.fleet.fabric, choose)
         self.fleet.each(partial(self._save_pictures, state.server, chosen), sorted(chosen))
 
     def _save_pictures(self, server: Server, chosen: Mapping[str, Mapping[str, tuple[str, float]]], site: str) -> None:
@@ -226,3 +238,8 @@ class Experiment:
                     image=(image * 255).round().to(torch.uint8).squeeze(-1).numpy(),
                     target=target[shown].numpy(), prediction=prediction[shown].numpy(),
                 )  # fmt: skip
+
+
+def personal_sha256(memory: Slots) -> str:
+    """One hash of what makes a client's model its own: its personal state and its kept entries."""
+    return sha256(*(memory[slot] for slot in sorted(memory) if slot != "optimizer"))

@@ -17,7 +17,7 @@ from torch import nn
 
 from fedlit import hardware
 from fedlit.display import Display, open_display
-from fedlit.errors import BadInput, ClientFailed
+from fedlit.errors import BadInput, ClientFailed, Stopped
 from fedlit.messages import Aggregate, Broadcast, Report, Slots, Update, restore, size, tensors
 from fedlit.weights import WeightedSum, to_cpu
 
@@ -65,16 +65,19 @@ def open_fabric(
             f"fabric run --strategy={strategy}: clients are placed side by side, which needs ddp; leave the flag out"
         )
     started = "LT_CLI_USED" in os.environ
-    precision = os.environ.get("LT_PRECISION", precision)
-    one = not started and str(devices) in ("1", "auto") and num_nodes == 1 and "WORLD_SIZE" not in os.environ
-    fabric = Fabric(
-        accelerator="auto" if started else accelerator,
-        devices="auto" if started else (1 if one else devices),
-        num_nodes=1 if started else num_nodes,
-        strategy="auto" if one else SideBySide(),
-        precision=precision,
-        loggers=list(loggers),
-    )
+    os.environ.pop("LT_PRECISION", None)  # the config has taken it in
+    one = not started and str(devices) == "1" and num_nodes == 1 and "WORLD_SIZE" not in os.environ
+    try:
+        fabric = Fabric(
+            accelerator="auto" if started else accelerator,
+            devices="auto" if started else (1 if one else devices),
+            num_nodes=1 if started else num_nodes,
+            strategy="auto" if one else SideBySide(),
+            precision=precision,
+            loggers=list(loggers),
+        )
+    except (RuntimeError, TypeError, ValueError) as error:  # all that Lightning raises for devices that are not there
+        raise BadInput(f"accelerator={accelerator} devices={devices} precision={precision}: {error}") from error
     if not started:
         fabric.launch()
     if fabric.device.type == "cpu":
@@ -114,6 +117,13 @@ def pack(costs: Mapping[str, float], num_groups: int) -> dict[str, int]:
         homes[name] = min(range(num_groups), key=lambda group: (load[group], group))
         load[homes[name]] += costs[name]
     return homes
+
+
+def raise_first(ends: Iterable[BaseException | None]) -> None:
+    """Raise what one of the processes has met, in all of them."""
+    for end in ends:
+        if end is not None:
+            raise end
 
 
 class Fleet:
@@ -169,14 +179,18 @@ class Fleet:
 
         Raises:
             ClientFailed: in every process, if a client failed and the policy is `fail` or too few are left.
+            BadInput, Stopped: in every process, if one of them met bad input or was asked to stop.
         """
         self.watch.round_started(broadcast.round + 1, cohort)
-        total, reports, failures = WeightedSum(), [], {}
+        total, reports, failures, end = WeightedSum(), [], {}, None
         self._pending = {}
         for name in filter(self.lives_here, cohort):
             try:
                 update, memory, seconds = self._work(local_update, name, broadcast)
                 total.add(tensors(update), rule.coefficient(update))
+            except (BadInput, Stopped) as error:  # no failure of the client: the policy does not apply
+                end = error
+                break
             except Exception as error:
                 failures[name] = (str(error) or type(error).__name__, traceback.format_exc())
                 if self.on_client_error == "fail":
@@ -185,9 +199,10 @@ class Fleet:
             self._pending[name] = {slot: to_cpu(values) for slot, values in memory.items()}
             reports.append(Report(name, update.num_samples, size(update), seconds, update.scalars))
             self.watch.client_done(name, seconds, update.scalars["loss"])
-        shared = self.share((reports, failures))
-        reports = sorted((report for part, _ in shared for report in part), key=lambda report: report.client)
-        failures = {name: failure for _, part in shared for name, failure in sorted(part.items())}
+        shared = self.share((reports, failures, end))
+        raise_first(end for _, _, end in shared)
+        reports = sorted((report for part, _, _ in shared for report in part), key=lambda report: report.client)
+        failures = {name: failure for _, part, _ in shared for name, failure in sorted(part.items())}
         if failures and (self.on_client_error == "fail" or len(reports) < self.min_updates):
             name, (reason, trace) = next(iter(failures.items()))
             failed = ClientFailed(f"client {name!r} failed in round {broadcast.round + 1}: {reason}")
@@ -215,22 +230,24 @@ class Fleet:
         Results are small: they travel as objects.
 
         Raises:
-            Exception: what `function` raised, in the process where it did; ClientFailed in the others.
+            ClientFailed, BadInput, Stopped: in every process, if `function` failed at a site, found bad input or was
+                asked to stop.
         """
         names = list(names)
-        here, failure = {}, None
+        here, end = {}, None
         for name in filter(self.lives_here, names):
             try:
+                self.workbench.between_steps(name)
                 here[name] = function(name)
-            except Exception as error:
-                failure = (name, error)
+            except (BadInput, Stopped) as error:
+                end = error
                 break
-        shared = self.share((here, failure and (failure[0], str(failure[1]))))
-        if failure:
-            raise failure[1]
-        for _, other in shared:
-            if other:
-                raise ClientFailed(f"site {other[0]!r} failed in another process: {other[1]}")
+            except Exception as error:
+                end = ClientFailed(f"site {name!r}: {type(error).__name__}: {error}")
+                end.add_note(traceback.format_exc())
+                break
+        shared = self.share((here, end))
+        raise_first(end for _, end in shared)
         found = {name: value for part, _ in shared for name, value in part.items()}
         return {name: found[name] for name in names}
 

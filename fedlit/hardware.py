@@ -20,6 +20,10 @@ def resolve_accelerator(accelerator: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
+"""Short names that `fabric run --precision` takes."""
+
+
 def resolve_precision(precision: str, accelerator: str) -> str:
     """`auto` is bf16-mixed where the device has bfloat16 (GPUs from Ampere on, CPUs with AVX512-BF16), else 32-true."""
     if precision != "auto":

@@ -55,7 +55,7 @@ class Record:
         self._metrics.add(list(rows))
 
     def truncate(self, after_round: int) -> None:
-        """Remove what later rounds wrote, before a resumed run writes it again."""
+        """Remove what later rounds wrote, and all test scores, before a resumed run writes them again."""
         self._cases.truncate(after_round)
         self._metrics.truncate(after_round)
 
@@ -109,7 +109,7 @@ class _Table:
         self.tail = newest, {key for key in new if key[0] == newest} | (keys if newest == last else set())
 
     def truncate(self, after_round: int) -> None:
-        if any(row.round > after_round for row in self.rows()):
+        if not all(_stays(row, after_round) for row in self.rows()):
             self._rewrite({}, after_round=after_round)
 
     def _look(self) -> tuple[int, set[tuple]]:
@@ -137,7 +137,7 @@ class _Table:
         with replacing(self.path) as file:
             file.write(self.header.encode())
             for row in self.rows():
-                if after_round is None or row.round <= after_round:
+                if after_round is None or _stays(row, after_round):
                     file.write(_line(new.pop(tuple(row[: self.num_key]), row)).encode())
             file.write("".join(_line(row) for row in new.values()).encode())
         self.tail = None
@@ -154,6 +154,10 @@ class _Table:
                 f"{self.path}, line {number}: {','.join(fields)!r} is not {self.header.strip()!r}; the "
                 "file was changed or damaged: remove the line or start anew with overwrite=true"
             ) from None
+
+
+def _stays(row: MetricRow | CaseRow, after_round: int) -> bool:
+    return row.round <= after_round and row.split != "test"
 
 
 def _line(row: MetricRow | CaseRow) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Literal
 
@@ -17,9 +18,12 @@ from fedlit.files import write_atomically
 CONTENTS = ("config.yaml", "metrics.csv", "cases.csv", "summary.json", "provenance.json", "report.html", "log.txt",
             "checkpoint", "pictures", "logs")  # fmt: skip
 
-FREE = ("num_rounds", "run_dir", "name", "resume", "overwrite", "accelerator", "devices", "num_nodes",
-        "processes_per_client", "num_workers", "loggers", "report", "client_timeout", "prediction", "data.root",
-        "data.cache_dir")  # fmt: skip
+RESULTS = ("summary.json", "report.html")
+"""What a finished run has and an unfinished one has not."""
+
+MACHINE = ("accelerator", "devices", "num_nodes", "num_workers")
+FREE = (*MACHINE, "num_rounds", "run_dir", "name", "resume", "overwrite", "loggers", "report", "prediction")
+FREE += ("data.root", "data.cache_dir")  # what the folder holds is compared by its hash
 """Keys that may differ when a run goes on: they do not change what is computed. `num_rounds` may only grow."""
 
 
@@ -60,49 +64,48 @@ class RunDirectory:
     def admit(self, config: DictConfig) -> Literal["new", "continue", "complete"]:
         """Lock the directory; say whether this config starts a run here, continues one or finds it complete.
 
-        `overwrite` removes an old run.
+        Nothing is changed yet: see `begin`.
 
         Raises:
             BadInput: another run is at work here, the directory holds something else, or a run with another config.
         """
         self.lock()
-        begun = self / "config.yaml"
-        if config.overwrite and begun.exists():
-            self._remove()
-        if not begun.exists():
-            if config.resume == "must":
-                raise BadInput(f"resume=must: there is no run in {self.path}")
+        has_rounds = any((self / "checkpoint").glob("round-*.json"))
+        if not (self / "config.yaml").exists():
             strangers = [name for name in sorted(os.listdir(self.path)) if name not in (*CONTENTS, ".lock")]
             if strangers:
                 raise BadInput(
                     f"run_dir={self.path} is no run directory, it holds {strangers[0]!r}; set another run_dir"
                 )
-            self.write_config(config)
-            return "new"
-        if not any((self / "checkpoint").glob("round-*.json")):  # it never completed a round: nothing is lost
-            if config.resume == "must":
-                raise BadInput(f"resume=must: the run in {self.path} has not completed a round")
-            self._remove()
-            self.write_config(config)
+        if config.resume == "must" and not has_rounds:
+            raise BadInput(f"resume=must: no run in {self.path} has completed a round")
+        if config.overwrite or not has_rounds:  # without a completed round there is nothing to lose
             return "new"
         if config.resume == "never":
             raise BadInput(
                 f"resume=never: a run is in {self.path} already; set overwrite=true to remove it, or another run_dir"
             )
         old = self.read_config()
-        problems = differences(old, config, FREE)
-        if config.num_rounds < old.num_rounds:
-            problems.append(f"num_rounds: {old.num_rounds} -> {config.num_rounds}; it may only grow")
-        if problems:
-            listed = "\n  ".join(problems)
+        if problems := changes(old, config, FREE):
             raise BadInput(
-                f"the run in {self.path} was begun with another config:\n  {listed}\n"
+                f"the run in {self.path} was begun with another config:\n  {problems}\n"
                 "set these keys back, choose another run_dir, or overwrite=true to start anew"
             )
-        if (self / "summary.json").exists() and old.num_rounds == config.num_rounds:
-            return "complete"
-        self.write_config(config)
-        return "continue"
+        is_whole = all((self / name).exists() for name in RESULTS)
+        return "complete" if is_whole and old.num_rounds == config.num_rounds else "continue"
+
+    def begin(self, config: DictConfig, admission: Literal["new", "continue"]) -> None:
+        """Remove what the admitted run replaces, and save its config."""
+        for name in CONTENTS if admission == "new" else RESULTS:
+            path = self / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        saved = OmegaConf.merge(
+            config, {"overwrite": False, "resume": "auto"}
+        )  # they are of the command, not of the run
+        write_atomically(self / "config.yaml", OmegaConf.to_yaml(saved))
 
     def read_config(self) -> DictConfig:
         """The resolved config of the run.
@@ -115,13 +118,11 @@ class RunDirectory:
             raise BadInput(f"{self.path} is no run directory: it has no config.yaml")
         return OmegaConf.create(OmegaConf.to_container(OmegaConf.load(path)))
 
-    def write_config(self, config: DictConfig) -> None:
-        write_atomically(self / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
-    def _remove(self) -> None:
-        for name in CONTENTS:
-            path = self / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+def changes(old: DictConfig, new: DictConfig, free: Collection[str]) -> str:
+    """The keys that differ and may not, one a line. Loggers are not looked at: resolving them may need secrets."""
+    without = [OmegaConf.masked_copy(config, [key for key in config if key != "loggers"]) for config in (old, new)]
+    problems = differences(*without, free)
+    if new.num_rounds < old.num_rounds:
+        problems.append(f"num_rounds: {old.num_rounds} -> {new.num_rounds}; it may only grow")
+    return "\n  ".join(problems)

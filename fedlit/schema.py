@@ -63,7 +63,6 @@ class Experiment:
     fraction_train: float | None = such_that(lambda value: 0 < value <= 1, "above 0, at most 1", None)
     min_available_clients: int = at_least(1, 1)
     on_client_error: str = one_of("fail", "drop")
-    client_timeout: float | None = above_zero(None)  # seconds
     # scoring
     eval_every: int = at_least(1, 1)  # rounds
     keep_by: str = one_of("worst", "mean")
@@ -84,7 +83,6 @@ class Experiment:
     accelerator: str = one_of("auto", "cpu", "cuda", "mps")
     devices: int | str = such_that(is_devices, "1 or more, auto, or a list such as 0,1", 1)
     num_nodes: int = at_least(1, 1)
-    processes_per_client: int = at_least(1, 1)
     num_workers: int = at_least(0, 0)
     precision: str = one_of("auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true")
     channels_last: bool | str = one_of("auto", True, False)

@@ -178,6 +178,54 @@ def test_data_that_changed_under_a_run_are_refused(config_file, tmp_path, capsys
     assert "the data have changed since" in capsys.readouterr().err
 
 
+def test_an_extended_run_that_is_killed_goes_on(config_file, tmp_path):
+    """What a finished run left does not make its longer, unfinished self look complete."""
+    assert fedlit("run", config_file, "num_rounds=2") == 0
+    command = [sys.executable, "-c", KILLED.format(how="os.kill(os.getpid(), signal.SIGKILL)"), "run", str(config_file)]
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert fedlit("run", config_file) == 0
+    found = summary(tmp_path / "run")
+    assert found["num_rounds"] == 4
+    tested = {row["round"] for row in rows(tmp_path / "run" / "metrics.csv") if row["split"] == "test"}
+    assert tested == {str(found["kept_round"]), "4"}
+
+
+def test_overwriting_waits_until_the_new_run_can_begin(whole, config_file, tmp_path, capsys):
+    before = {path.name for path in whole.iterdir()}
+    assert fedlit("run", config_file, f"run_dir={whole}", "overwrite=true", "unseen_sites=[nowhere]") == 2
+    assert {path.name for path in whole.iterdir()} == before
+    assert "overwrite: false" in (whole / "config.yaml").read_text()
+
+
+def test_evaluate_cannot_change_what_was_trained(whole, capsys):
+    assert fedlit("evaluate", whole, "unseen_sites=[a]") == 2
+    assert "unseen_sites" in capsys.readouterr().err
+    assert fedlit("evaluate", whole, "report.pictures=false") == 0
+    assert not (whole / "pictures").exists() and "<img" not in (whole / "report.html").read_text()
+
+
+def test_the_kept_round_waits_for_every_member(config_file, tmp_path):
+    """With one client a round, a round is judged only when every member has a model."""
+    options = ("algorithm=local", "clients_per_round=1", "num_rounds=9")
+    assert fedlit("run", config_file, *options) == 0
+    found = summary(tmp_path / "run")
+    assert {"a", "b", "c"} <= found["sites"].keys()
+
+
+def test_a_secret_is_named_not_saved(config_file, tmp_path, capsys, monkeypatch):
+    logger = "loggers.csv.api_key"
+    assert fedlit("run", config_file, f"{logger}=hunter2") == 2
+    message = capsys.readouterr().err
+    assert "api_key" in message and "hunter2" not in message
+
+
+def test_loggers_write_what_they_are_told(whole):
+    (table,) = (whole / "logs" / "csv").rglob("metrics.csv")
+    assert len(table.read_text().splitlines()) == 5  # a header and four rounds
+    assert list((whole / "logs" / "tensorboard").rglob("events.*"))
+
+
 def test_a_schedule_over_the_rounds_keeps_their_number(config_file, capsys):
     """A schedule that depends on num_rounds makes growing them another run."""
     schedule = "schedule={_target_: fedlit.training.Cosine, num_rounds: '${num_rounds}'}"

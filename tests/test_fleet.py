@@ -125,7 +125,7 @@ def test_bytes_counted_are_the_bytes_of_the_tensors(sites):
 def test_each_gives_results_by_name_and_raises_what_was_raised(sites):
     federation, _ = make_federation(sites)
     assert federation.fleet.each(str.upper, ["c", "a"]) == {"c": "C", "a": "A"}
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ClientFailed, match="site 'a': ZeroDivisionError: division by zero"):
         federation.fleet.each(lambda name: 1 / 0, ["a"])
 
 

@@ -70,7 +70,7 @@ def test_appending_a_round_leaves_the_file_in_place(tmp_path):
 
 def test_truncate_then_add_equals_never_interrupted(tmp_path):
     def rows(round):
-        return [metric(round, site, 0.1 * round) for site in "ab"], [case("a", "1", 0.5, round=round)]
+        return [metric(round, site, 0.1 * round) for site in "ab"], [case("a", "1", 0.5, round=round, split="val")]
 
     whole, resumed = Record(tmp_path / "whole"), Record(tmp_path / "resumed")
     for round in range(1, 5):
