@@ -98,7 +98,7 @@ def assemble(config: DictConfig, fabric: Fabric, display: Display) -> Experiment
             f"keep_local and buffers=local: {type(algorithm).__name__} has no member that could keep anything"
         )
     network, resident = set_up_network(config, fabric, source)
-    keep_local = (*config.keep_local, *(resident.buffers if config.buffers == "local" else ()))
+    keep_local = kept_entries(config, resident)
     check_keep_local(resident.entries, keep_local)
     fleet = Fleet(
         fabric,
@@ -166,6 +166,11 @@ def check_activation(config: DictConfig, source: Any) -> None:
         build(config.loss)(logits, torch.zeros(1, num_classes, 4, 4))
     except ValueError as error:
         raise BadInput(f"activation={config.activation} does not fit loss: {error}") from None
+
+
+def kept_entries(config: DictConfig, resident: Resident) -> tuple[str, ...]:
+    """Patterns of the entries that stay at their site: those asked for, and the float buffers with `buffers: local`."""
+    return (*config.keep_local, *(resident.buffers if config.buffers == "local" else ()))
 
 
 def set_up_network(config: DictConfig, fabric: Fabric, source: Any) -> tuple[torch.nn.Module, Resident]:

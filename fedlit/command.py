@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,31 +75,53 @@ def evaluate(config: DictConfig) -> None:
 
 
 def predict(run_dir: Path, images: Sequence[Path], *, site: str | None, out: Path, model: str | None) -> None:
-    """Write masks as PNG of the images' own size.
+    """Write masks as PNG of the images' own size; a volume gives one for every slice.
 
-    0 is background, 255 the only class; several classes have their first mask value each.
+    0 is background. The only class is 255; of several, each is its place in data.labels, from 1, and a class inside
+    another (fewer mask values) is painted over it.
     """
     learnt = open_model(run_dir, site=site, model=model)
-    codes = [255] if len(learnt.source.values) == 1 else [values[0] for values in learnt.source.values]
+    values = learnt.source.values
+    order = sorted(range(len(values)), key=lambda number: -len(values[number]))
+    names = mask_names(images, out)
     out.mkdir(parents=True, exist_ok=True)
-    for path in images:
+    for path, name in zip(images, names, strict=True):
         picture = read_image(path)
         size = picture.array.shape[1:3]
-        for number, image in enumerate(learnt.images(picture)):
+        for place, image in enumerate(learnt.images(picture)):
             with torch.inference_mode():
-                logits = learnt.network(image[None])
-            found = masks(torch.nn.functional.interpolate(logits.float(), size, mode="bilinear"), len(codes))[0]
+                logits = learnt.model(image[None])
+            found = masks(torch.nn.functional.interpolate(logits.float(), size, mode="bilinear"), len(values))[0]
             mask = torch.zeros(size, dtype=torch.uint8)
-            for code, plane in zip(codes, found, strict=True):
-                mask[plane] = code
-            name = f"{path.name.split('.')[0]}{f'_{number:03d}' if picture.is_volume else ''}.png"
-            Image.fromarray(mask.numpy()).save(out / name)
-            print(out / name)
+            for number in order:
+                mask[found[number]] = 255 if len(values) == 1 else number + 1
+            target = out / (f"{name}_{place:03d}.png" if picture.is_volume else f"{name}.png")
+            Image.fromarray(mask.numpy()).save(target)
+            print(target)
+
+
+def mask_names(images: Sequence[Path], out: Path) -> list[str]:
+    """The images' names without their suffixes.
+
+    Raises:
+        BadInput: two are the same, or a mask would take an image's place.
+    """
+    names = [re.sub(r"\.(nii\.gz|\w+)$", "", path.name) for path in images]
+    for name, path in zip(names, images, strict=True):
+        if names.count(name) > 1:
+            raise BadInput(
+                f"{path}: another image is called {name} too, their masks would overwrite each other; rename one"
+            )
+        if (out / f"{name}.png").resolve() in {image.resolve() for image in images}:
+            raise BadInput(f"--out={out}: the mask of {path} would overwrite an image; choose another folder")
+    return names
 
 
 def export(run_dir: Path, out: Path, *, site: str | None, model: str | None) -> None:
     """Write `model.safetensors`, the network's state dict, and `model.json`, what is needed to build and feed it."""
     learnt = open_model(run_dir, site=site, model=model)
+    if learnt.model is not learnt.network:
+        raise BadInput(f"--model={model}: this model is more than a network's weights and cannot be exported")
     out.mkdir(parents=True, exist_ok=True)
     save(out / "model.safetensors", learnt.network.state_dict())
     write_json(out / "model.json", learnt.description)

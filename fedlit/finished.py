@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from fedlit.algorithms import Algorithm
-from fedlit.assembly import PREDICTORS, bind_network
+from fedlit.assembly import PREDICTORS, bind_network, kept_entries
 from fedlit.checkpoint import kept_name, read_state
 from fedlit.client import Resident
 from fedlit.config import build
@@ -22,7 +21,8 @@ from fedlit.data.reading import Picture
 from fedlit.data.request import channels_first
 from fedlit.data.source import Manifest
 from fedlit.errors import BadInput
-from fedlit.prediction import Learnt, Predictor
+from fedlit.prediction import Learnt, Model, Predictor
+from fedlit.record import Record
 from fedlit.rundir import RunDirectory
 
 
@@ -31,6 +31,7 @@ class Finished:
     """A network with the weights of one model at one site, in evaluation mode; and how pictures are made ready."""
 
     network: nn.Module
+    model: Model  # what the predictor made of the network; for many the network itself
     source: Manifest
     description: Mapping[str, Any]
 
@@ -62,12 +63,15 @@ def open_model(run_dir: Path, *, site: str | None = None, model: str | None = No
         check_site(directory, site)
     component = bind_network(config, source)
     network = component()
-    memory = state.memories.get(site, {})
-    learnt = Learnt(state.server, network, Resident(network), memory, kept=tuple(config.keep_local))
-    if predictor.prepare(learnt, None) is None:
+    resident, memory = Resident(network), state.memories.get(site, {})
+    learnt = Learnt(state.server, network, resident, memory, kept=kept_entries(config, resident))
+    prepared = predictor.prepare(learnt, None)
+    if prepared is None:
         whose = f"for {site}" if site else "that fits every site"
         raise BadInput(f"{run_dir} has no {name} model {whose}; name a member with --site")
-    return Finished(network.eval(), source, describe(config, source, component, name, site, state.server.round))
+    return Finished(
+        network.eval(), prepared, source, describe(config, source, component, name, site, state.server.round)
+    )
 
 
 def named_predictor(config: DictConfig, name: str) -> Predictor:
@@ -79,11 +83,10 @@ def named_predictor(config: DictConfig, name: str) -> Predictor:
 
 
 def check_site(directory: RunDirectory, site: str) -> None:
-    if not (directory / "summary.json").is_file():
-        return
-    sites = json.loads((directory / "summary.json").read_text())["sites"]
+    """Raises BadInput where no record of the run names the site."""
+    sites = sorted({row.site for row in Record(directory.path).metrics()})
     if site not in sites:
-        raise BadInput(f"--site={site}: this run has the sites {', '.join(sorted(sites))}")
+        raise BadInput(f"--site={site}: this run has the sites {', '.join(sites)}")
 
 
 def describe(

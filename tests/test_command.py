@@ -82,6 +82,46 @@ def test_a_personal_model_needs_its_site(finished, pictures, tmp_path, capsys):
     assert "allowed are global, personal" in capsys.readouterr().err
 
 
+def test_predict_overwrites_neither_images_nor_its_own_masks(finished, pictures, tmp_path, capsys):
+    paths, _ = pictures
+    before = paths[0].read_bytes()
+    assert fedlit("predict", finished / "run", paths[0], "--out", paths[0].parent) == 2
+    assert "would overwrite an image" in capsys.readouterr().err and paths[0].read_bytes() == before
+    for number in (1, 2):
+        (tmp_path / f"1.2.840.{number}.png").write_bytes(before)
+    assert fedlit("predict", finished / "run", *tmp_path.glob("1.2*.png"), "--out", tmp_path / "out") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"1.2.840.1.png", "1.2.840.2.png"}
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / paths[0].name).write_bytes(before)
+    same = (paths[0], tmp_path / "more" / paths[0].name)
+    assert fedlit("predict", finished / "run", *same, "--out", tmp_path / "b") == 2
+    assert "overwrite each other" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
+def test_nested_classes_are_painted_inside_each_other(tmp_path, disc_data, config_file, monkeypatch):
+    """A class within another shows in the mask, whatever its mask value and the order of labels."""
+    from fedlit import command
+
+    labels = "data.labels={disc: [0, 255], cup: 0}"
+    assert fedlit("run", config_file, labels, "data.background=128", "num_rounds=1") == 0
+    inside = torch.zeros(1, 2, 32, 32)
+    inside[:, 0], inside[:, 1, 8:16, 8:16] = 1, 1
+    monkeypatch.setattr(command, "masks", lambda logits, num_classes: inside.bool())
+    image = next(disc_data.glob("a_0*.png"))
+    assert fedlit("predict", tmp_path / "run", image, "--out", tmp_path / "out") == 0
+    found = np.asarray(Image.open(tmp_path / "out" / image.name))
+    assert (found[8:16, 8:16] == 2).all() and (found == 1).sum() == 32 * 32 - 64
+
+
+def test_a_run_with_local_buffers_needs_a_site(config_file, tmp_path, pictures, capsys):
+    paths, _ = pictures
+    assert fedlit("run", config_file, "network.norm=batch", "buffers=local", "num_rounds=1") == 0
+    assert "there is no global model for u" in capsys.readouterr().out
+    assert fedlit("predict", tmp_path / "run", paths[0], "--out", tmp_path / "out") == 2
+    assert "name a member with --site" in capsys.readouterr().err
+    assert fedlit("predict", tmp_path / "run", paths[0], "--site", "a", "--out", tmp_path / "out") == 0
+
+
 def test_an_exported_model_predicts_the_same(finished, tmp_path, capsys):
     from safetensors.torch import load_file
 
