@@ -182,23 +182,7 @@ class Fleet:
             BadInput, Stopped: in every process, if one of them met bad input or was asked to stop.
         """
         self.watch.round_started(broadcast.round + 1, cohort)
-        total, reports, failures, end = WeightedSum(), [], {}, None
-        self._pending = {}
-        for name in filter(self.lives_here, cohort):
-            try:
-                update, memory, seconds = self._work(local_update, name, broadcast)
-                total.add(tensors(update), rule.coefficient(update))
-            except (BadInput, Stopped) as error:  # no failure of the client: the policy does not apply
-                end = error
-                break
-            except Exception as error:
-                failures[name] = (str(error) or type(error).__name__, traceback.format_exc())
-                if self.on_client_error == "fail":
-                    break
-                continue
-            self._pending[name] = {slot: to_cpu(values) for slot, values in memory.items()}
-            reports.append(Report(name, update.num_samples, size(update), seconds, update.scalars))
-            self.watch.client_done(name, seconds, update.scalars["loss"])
+        total, reports, failures, end = self._work(local_update, cohort, broadcast, rule)
         shared = self.share((reports, failures, end))
         raise_first(end for _, _, end in shared)
         reports = sorted((report for part, _, _ in shared for report in part), key=lambda report: report.client)
@@ -208,16 +192,36 @@ class Fleet:
             failed = ClientFailed(f"client {name!r} failed in round {broadcast.round + 1}: {reason}")
             failed.add_note(trace)  # where it happened, in whichever process
             raise failed
-        aggregate = restore(Aggregate, {}, self._mean(total))
-        return replace(
-            aggregate, reports=tuple(reports), dropped={name: reason for name, (reason, _) in failures.items()}
-        )
+        dropped = {name: reason for name, (reason, _) in failures.items()}
+        return replace(restore(Aggregate, {}, self._mean(total)), reports=tuple(reports), dropped=dropped)
 
-    def _work(self, local_update: LocalUpdate, name: str, broadcast: Broadcast) -> tuple[Update, Slots, float]:
-        client, start = self.clients[name], time.perf_counter()
-        client.memory = self.memories.get(name, {})
-        update, memory = local_update(client, broadcast)
-        return update, memory, time.perf_counter() - start
+    def _work(
+        self, local_update: LocalUpdate, cohort: Sequence[str], broadcast: Broadcast, rule: Aggregation
+    ) -> tuple[WeightedSum, list[Report], dict[str, tuple[str, str]], BaseException | None]:
+        """The local updates of the clients that live here, one after the other.
+
+        Returns their sum, a report of each, the failures (reason and traceback by client), and what ended the work.
+        """
+        total, reports, failures = WeightedSum(), [], {}
+        self._pending = {}
+        for name in filter(self.lives_here, cohort):
+            client, start = self.clients[name], time.perf_counter()
+            client.memory = self.memories.get(name, {})
+            try:
+                update, memory = local_update(client, broadcast)
+                total.add(tensors(update), rule.coefficient(update))
+            except (BadInput, Stopped) as error:  # no failure of the client: the policy does not apply
+                return total, reports, failures, error
+            except Exception as error:
+                failures[name] = (str(error) or type(error).__name__, traceback.format_exc())
+                if self.on_client_error == "fail":
+                    break
+                continue
+            seconds = time.perf_counter() - start
+            self._pending[name] = {slot: to_cpu(values) for slot, values in memory.items()}
+            reports.append(Report(name, update.num_samples, size(update), seconds, update.scalars))
+            self.watch.client_done(name, seconds, update.scalars["loss"])
+        return total, reports, failures, None
 
     def commit(self) -> None:
         """The round is complete: what its clients remember counts from now on."""
