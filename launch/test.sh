@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The whole test suite in .venv. Usage: bash launch/test.sh [pytest arguments, such as -m "not long"]
-. "$(dirname "$0")/environment.sh" test
+extra=test
+. "$(dirname "$0")/environment.sh"
 export OMP_NUM_THREADS=1 NO_ALBUMENTATIONS_UPDATE=1
 exec python -m pytest "$@"

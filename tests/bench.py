@@ -31,8 +31,7 @@ from tests.conftest import REAL_DATA, write_manifest
 def experiment(path: str, *overrides: str):
     """The objects of a config, as `fedlit run` builds them."""
     config = resolve(check(load(path, overrides)).require())
-    config.loggers = {}
-    return assemble(config, start(config), open_display("bench", 1, is_shown=False))
+    return assemble(config, start(config, {}), open_display("bench", 1, is_shown=False))
 
 
 def ours(made, folder: Path) -> Iterator[None]:
