@@ -80,7 +80,11 @@ def evaluate(run_dir: Path, overrides: Sequence[str]) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the masks.")
 @click.option("--model", help="global or personal; by default the one the run was judged by.")
 def predict(run_dir: Path, images: Sequence[Path], site: str | None, out: Path, model: str | None) -> None:
-    """Write the masks of IMAGES as PNG files of the images' own size."""
+    """Write the masks of IMAGES as PNG files of the images' own size.
+
+    0 is background. The only class is 255; of several, each is its place in data.labels, from 1, and a class inside
+    another is painted over it. A volume gives one file for every slice.
+    """
     from fedlit import command
 
     command.predict(run_dir, images, site=site, out=out, model=model)

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from fedlit.assembly import assemble, resolve, start
-from fedlit.data.reading import read_image
+from fedlit.data.reading import VOLUMES, read_image
 from fedlit.display import open_display
 from fedlit.errors import BadInput
 from fedlit.files import write_json
@@ -104,24 +104,28 @@ def mask_names(images: Sequence[Path], out: Path) -> list[str]:
     """The images' names without their suffixes.
 
     Raises:
-        BadInput: two are the same, or a mask would take an image's place.
+        BadInput: two are the same, also with a volume's slice numbers, or the masks would lie among the images.
     """
-    names = [re.sub(r"\.(nii\.gz|\w+)$", "", path.name) for path in images]
+    names = [re.sub(r"\.(nii\.gz|\w+)$", "", path.name, flags=re.IGNORECASE) for path in images]
+    first: dict[str, Path] = {}
     for name, path in zip(names, images, strict=True):
-        if names.count(name) > 1:
-            raise BadInput(
-                f"{path}: another image is called {name} too, their masks would overwrite each other; rename one"
-            )
-        if (out / f"{name}.png").resolve() in {image.resolve() for image in images}:
-            raise BadInput(f"--out={out}: the mask of {path} would overwrite an image; choose another folder")
+        bare = re.sub(r"_\d{3}$", "", name) if any(is_volume(image) for image in images) else name
+        if first.setdefault(bare, path) is not path:
+            raise BadInput(f"{path} and {first[bare]}: their masks would overwrite each other; predict them one by one")
+        if path.resolve().parent == out.resolve():
+            raise BadInput(f"--out={out} is where {path.name} lies, a mask could overwrite it; choose another folder")
     return names
+
+
+def is_volume(path: Path) -> bool:
+    return path.name.lower().endswith((*VOLUMES, ".npy"))
 
 
 def export(run_dir: Path, out: Path, *, site: str | None, model: str | None) -> None:
     """Write `model.safetensors`, the network's state dict, and `model.json`, what is needed to build and feed it."""
     learnt = open_model(run_dir, site=site, model=model)
     if learnt.model is not learnt.network:
-        raise BadInput(f"--model={model}: this model is more than a network's weights and cannot be exported")
+        raise BadInput(f"{run_dir}: this model is more than a network's weights and cannot be exported")
     out.mkdir(parents=True, exist_ok=True)
     save(out / "model.safetensors", learnt.network.state_dict())
     write_json(out / "model.json", learnt.description)

@@ -86,7 +86,7 @@ def test_predict_overwrites_neither_images_nor_its_own_masks(finished, pictures,
     paths, _ = pictures
     before = paths[0].read_bytes()
     assert fedlit("predict", finished / "run", paths[0], "--out", paths[0].parent) == 2
-    assert "would overwrite an image" in capsys.readouterr().err and paths[0].read_bytes() == before
+    assert "is where patient0.png lies" in capsys.readouterr().err and paths[0].read_bytes() == before
     for number in (1, 2):
         (tmp_path / f"1.2.840.{number}.png").write_bytes(before)
     assert fedlit("predict", finished / "run", *tmp_path.glob("1.2*.png"), "--out", tmp_path / "out") == 0
