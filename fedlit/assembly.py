@@ -160,10 +160,9 @@ def check_activation(config: DictConfig, source: Any) -> None:
         raise BadInput(
             "activation=softmax: classes of data.labels share mask values, so they overlap; use activation=sigmoid"
         )
-    num_classes = len(source.classes)
     try:
-        logits = torch.zeros(1, num_classes + (config.activation == "softmax"), 4, 4)
-        build(config.loss)(logits, torch.zeros(1, num_classes, 4, 4))
+        logits = torch.zeros(1, num_outputs(config, source), 4, 4)
+        build(config.loss)(logits, torch.zeros(1, len(source.classes), 4, 4))
     except ValueError as error:
         raise BadInput(f"activation={config.activation} does not fit loss: {error}") from None
 
@@ -188,9 +187,13 @@ def set_up_network(config: DictConfig, fabric: Fabric, source: Any) -> tuple[tor
 
 
 def bind_network(config: DictConfig, source: Any) -> partial:
-    """The network's class with its arguments: one output a class, and one for the background with softmax."""
-    num_outputs = len(source.classes) + (config.activation == "softmax")
-    return bind(config.network, in_channels=source.channels, out_channels=num_outputs)
+    """The network's class with its arguments."""
+    return bind(config.network, in_channels=source.channels, out_channels=num_outputs(config, source))
+
+
+def num_outputs(config: DictConfig, source: Any) -> int:
+    """Channels of the logits: one a class, and one for the background with softmax."""
+    return len(source.classes) + (config.activation == "softmax")
 
 
 def make_clients(

@@ -107,9 +107,10 @@ def mask_names(images: Sequence[Path], out: Path) -> list[str]:
         BadInput: two are the same, also with a volume's slice numbers, or the masks would lie among the images.
     """
     names = [re.sub(r"\.(nii\.gz|\w+)$", "", path.name, flags=re.IGNORECASE) for path in images]
+    has_slices = any(is_volume(path) for path in images)
     first: dict[str, Path] = {}
     for name, path in zip(names, images, strict=True):
-        bare = re.sub(r"_\d{3}$", "", name) if any(is_volume(image) for image in images) else name
+        bare = re.sub(r"_\d{3}$", "", name) if has_slices else name
         if first.setdefault(bare, path) is not path:
             raise BadInput(f"{path} and {first[bare]}: their masks would overwrite each other; predict them one by one")
         if path.resolve().parent == out.resolve():

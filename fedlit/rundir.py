@@ -102,9 +102,8 @@ class RunDirectory:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        saved = OmegaConf.merge(
-            config, {"overwrite": False, "resume": "auto"}
-        )  # they are of the command, not of the run
+        of_the_command = {"overwrite": False, "resume": "auto"}  # what was asked once is not part of the run
+        saved = OmegaConf.merge(config, of_the_command)
         write_atomically(self / "config.yaml", OmegaConf.to_yaml(saved))
 
     def read_config(self) -> DictConfig:
