@@ -1,17 +1,20 @@
-"""The command line: run, evaluate, check, predict, export."""
+"""The command line: run, check, plan, submit, collect, evaluate, predict, export."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fedlit import __version__
-from fedlit.errors import BadInput, ClientFailed, Stopped
+from fedlit.errors import BadInput, ClientFailed, ProcessLost, Stopped
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 failed, 2 bad input, 75 saved and to be run again, 130 Ctrl-C (saved)."""
@@ -58,6 +61,29 @@ def check(config: str, overrides: Sequence[str]) -> None:
     click.echo(f"{config}: no problem found")
 
 
+@cli.command()
+@click.argument("config")
+@overrides
+@click.option("--measure", is_flag=True, help="Time two training steps with one random picture on this machine.")
+def plan(config: str, overrides: Sequence[str], measure: bool) -> None:
+    """Say what a run of CONFIG would take: homes, parameters, messages, memory.
+
+    Nothing is trained and no picture decoded; data.root may be left unset.
+
+    \b
+    fedlit plan quickstart
+    fedlit plan configs/cxr_lungs.yaml data.root=DIR devices=8 --measure
+    """
+    from rich.console import Console
+
+    from fedlit.plan import plan as plan_of
+    from fedlit.plan_table import plan_table
+
+    result = checked(config, overrides)
+    planned = replace(result, unset=tuple(key for key in result.unset if key != "data.root"))
+    plan_table(plan_of(planned.require(), measured=measure), Console())
+
+
 @cli.command(epilog=EXIT_CODES)
 @run_argument
 @overrides
@@ -71,6 +97,80 @@ def evaluate(run_dir: Path, overrides: Sequence[str]) -> None:
     from fedlit import command
 
     command.evaluate(checked(run_dir / "config.yaml", [*overrides, f"run_dir={run_dir}"]).require())
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("config")
+@overrides
+@click.option("--nodes", type=click.IntRange(1), help="Machines.")
+@click.option("--gpus", type=click.IntRange(0), help="GPUs of a node, each with a process; 0 for none.")
+@click.option("--tasks", type=click.IntRange(1), help="Processes of a node without GPUs.")
+@click.option("--cpus", type=click.IntRange(1), help="Cores of a process.")
+@click.option("--time", help="Time limit, such as 4:00:00 or 1-12; the run stops 120 s before it, saved.")
+@click.option("--partition", help="Queue; by default the cluster's.")
+@click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B,...", help="A dimension of a grid (repeatable).")
+@click.option("--sbatch", "further", multiple=True, metavar="OPTION", help="Of sbatch, as --account=X (repeatable).")
+@click.option("--dry-run", is_flag=True, help="Print the script and the runs; submit and write nothing.")
+def submit(config: str, overrides: Sequence[str], sweeps: Sequence[str], dry_run: bool, **resources: Any) -> None:
+    """Hand a run of CONFIG to SLURM, or a grid of runs as one job array.
+
+    Checks every run first. What is not given stays as it is at the head of launch/slurm.sbatch. Each run of a grid
+    writes to a folder of its own in run_dir; gather them with collect.
+
+    \b
+    fedlit submit my.yaml --nodes 2 --gpus 4 --time 8:00:00 --partition gpu
+    fedlit submit my.yaml --sweep unseen_sites=all --sweep seed=0,1,2     leave every site out, three times
+    fedlit submit my.yaml algorithm=local --gpus 0 --tasks 4 --sbatch=--account=X --dry-run
+    """
+    from fedlit import slurm
+    from fedlit.sweep import grid
+
+    asked = slurm.Resources(**resources)
+    found = grid(config, overrides, sweeps)
+    for line in found.remarks:
+        say(line)
+    if dry_run:
+        click.echo(slurm.filled(found, asked))
+        for run in found.runs:
+            click.echo(shlex.join(("fedlit", "run", *run.words)))
+        return
+    number = slurm.submit(found, asked)
+    count = len(found.runs)
+    click.echo(f"job {number} with {count} run{'s' * (count > 1)}:")
+    for run in found.runs:
+        click.echo(f"  {run.run_dir}")
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", multiple=True, type=click.Path(path_type=Path), help="FILE.csv, .md or .tex (repeatable).")
+@click.option("--metric", default="dice", show_default=True, help="As metrics.csv names it.")
+@click.option("--model", help="global, personal, ...; by default the one each run was judged by.")
+@click.option("--split", default="test", show_default=True, type=click.Choice(["val", "test"]), help="Which cases.")
+def collect(runs: Sequence[Path], out: Sequence[Path], metric: str, model: str | None, split: str) -> None:
+    """Gather finished runs into one table, mean and std over seeds, and name those that are missing.
+
+    RUNS are run directories, or folders of them. CSV has full precision; Markdown and LaTeX (booktabs) are rounded.
+
+    \b
+    fedlit collect runs/hospitals
+    fedlit collect runs/fedavg runs/local/* --metric hd95_mm --out table.csv --out table.tex
+    """
+    from rich.console import Console
+
+    from fedlit import collect as collecting
+    from fedlit import collected_table
+
+    for path in out:
+        collected_table.check_suffix(path)
+    found = collecting.collect(runs, metric=metric, model=model, split=split)
+    for line in found.missing:
+        say(f"not in the table: {line}")
+    table = collecting.tabulate(found.require())
+    collected_table.show(table, Console())
+    for path in out:
+        collected_table.write(table, path)
+        click.echo(path)
 
 
 @cli.command()
@@ -145,6 +245,9 @@ def guarded(function: Callable[[], None], debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, ProcessLost):
+            click.echo(f"error: {error}; {SAVED}", err=True)  # by every process: the first may be the one that is lost
+            return 1
         if isinstance(error, BadInput | ClientFailed):
             say(f"error: {error}")
             return 2 if isinstance(error, BadInput) else 1

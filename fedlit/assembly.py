@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedlit import hardware
 from fedlit.algorithms import Algorithm, Sampling
-from fedlit.checkpoint import Checkpoints
+from fedlit.checkpoint import Checkpoints, seconds_per_picture
 from fedlit.client import Client, Resident, check_keep_local
 from fedlit.config import bind, build
 from fedlit.data.loading import Loader
@@ -23,14 +23,13 @@ from fedlit.display import Display
 from fedlit.errors import BadInput
 from fedlit.experiment import Experiment
 from fedlit.federation import Federation
-from fedlit.fleet import Fleet, Workbench, open_fabric
+from fedlit.fleet import Fleet, Team, Workbench, World, open_fabric, team_size
 from fedlit.messages import Server
 from fedlit.prediction import Global, Personal
 from fedlit.provenance import is_secret
 from fedlit.rundir import RunDirectory
 from fedlit.seeding import address
 from fedlit.sources import flat
-from fedlit.stopping import between_steps
 from fedlit.training import LocalTraining
 from fedlit.weights import select
 
@@ -82,7 +81,7 @@ def make_logger(name: str, node: DictConfig, folder: Path) -> Any:
     return logger()
 
 
-def assemble(config: DictConfig, fabric: Fabric, display: Display) -> Experiment:
+def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
     """The objects of a resolved config.
 
     Raises:
@@ -92,30 +91,29 @@ def assemble(config: DictConfig, fabric: Fabric, display: Display) -> Experiment
     sites = load_sites(config, source, display)
     members = [site for site in sites.values() if site.role == "member"]
     algorithm: Algorithm = build(config.algorithm)
-    participants = algorithm.participants(members)
-    if (config.keep_local or config.buffers == "local") and {site.name for site in participants} - sites.keys():
-        raise BadInput(
-            f"keep_local and buffers=local: {type(algorithm).__name__} has no member that could keep anything"
-        )
-    network, resident = set_up_network(config, fabric, source)
+    participants = participating(config, algorithm, members)
+    checkpoints = RunDirectory(config.run_dir) / "checkpoint"
+    costs = training_costs(participants, checkpoints)
+    team = world.form_team(size_of_teams(config, costs, world.size))
+    if team.size > 1:
+        display.say(f"{team.size} processes train each client together")
+    workbench = set_up_network(config, world, team, source, display)
+    resident = workbench.resident
     keep_local = kept_entries(config, resident)
     check_keep_local(resident.entries, keep_local)
     fleet = Fleet(
-        fabric,
+        world,
         make_clients(config, participants, resident.network, keep_local),
-        costs={
-            site.name: len(site.train) + len(site.val) + len(site.test) for site in (*sites.values(), *participants)
-        },
-        workbench=Workbench(fabric, network, resident, Loader(num_workers=config.num_workers), between_steps),
+        workbench,
+        costs=costs,
+        scoring_costs={site.name: len(site.val) + len(site.test) for site in sites.values()},
         on_client_error=config.on_client_error,
         min_updates=config.min_available_clients,
         watch=display,
     )
-    first = resident.read()
-    run_dir = RunDirectory(config.run_dir)
     return Experiment(
         config,
-        run_dir,
+        RunDirectory(config.run_dir),
         source=source,
         algorithm=algorithm,
         predictors={name: PREDICTORS[name]() for name in algorithm.models}
@@ -124,14 +122,48 @@ def assemble(config: DictConfig, fabric: Fabric, display: Display) -> Experiment
         federation=Federation(
             sites,
             fleet,
-            Sampling(config.clients_per_round, config.fraction_train, config.seed),
+            sampling(config),
             keep_local,
             config.batch_size,
         ),
-        checkpoints=Checkpoints(run_dir / "checkpoint", fleet),
-        first=Server({name: first[name] for name in first.keys() - select(first, keep_local).keys()}),
+        checkpoints=Checkpoints(checkpoints, fleet),
+        first=first_server(resident, keep_local),
         display=display,
     )
+
+
+def sampling(config: DictConfig) -> Sampling:
+    return Sampling(config.clients_per_round, config.fraction_train, config.seed)
+
+
+def training_costs(participants: Sequence[Site], checkpoints: Path) -> dict[str, float]:
+    """What a round of each client costs: pictures, in seconds where an earlier part of the run has measured all."""
+    measured = seconds_per_picture(checkpoints)
+    if any(site.name not in measured for site in participants):
+        measured = {}
+    return {site.name: len(site.train) * measured.get(site.name, 1.0) for site in participants}
+
+
+def size_of_teams(config: DictConfig, costs: Mapping[str, float], num_processes: int) -> int:
+    """How many processes train one client together.
+
+    Raises:
+        BadInput: so many cannot, or the loss of a batch is not the mean over its pictures.
+    """
+    divisible = getattr(build(config.loss), "is_mean_over_pictures", True)
+    size = team_size(
+        config.processes_per_client,
+        costs,
+        num_processes,
+        most=config.batch_size if divisible or config.processes_per_client != "auto" else 1,
+        at_once=len(sampling(config)(sorted(costs), 0)),
+    )
+    if size > 1 and not divisible:
+        raise BadInput(
+            f"processes_per_client={config.processes_per_client}: the loss {config.loss._target_} is no mean over "
+            "pictures, so a batch cannot be divided; choose another loss or processes_per_client=1"
+        )
+    return size
 
 
 def load_sites(config: DictConfig, source: Any, display: Display) -> dict[str, Site]:
@@ -167,13 +199,35 @@ def check_activation(config: DictConfig, source: Any) -> None:
         raise BadInput(f"activation={config.activation} does not fit loss: {error}") from None
 
 
+def participating(config: DictConfig, algorithm: Algorithm, members: Sequence[Site]) -> list[Site]:
+    """The sites that train, each as one client.
+
+    Raises:
+        BadInput: something is to be kept by members, and the algorithm has none.
+    """
+    participants = algorithm.participants(members)
+    if (config.keep_local or config.buffers == "local") and {site.name for site in participants} - {
+        site.name for site in members
+    }:
+        raise BadInput(
+            f"keep_local and buffers=local: {type(algorithm).__name__} has no member that could keep anything"
+        )
+    return participants
+
+
+def first_server(resident: Resident, keep_local: Sequence[str]) -> Server:
+    """The server before the first round: the network's first state, less what stays at the sites."""
+    first = resident.read()
+    return Server({name: first[name] for name in first.keys() - select(first, keep_local).keys()})
+
+
 def kept_entries(config: DictConfig, resident: Resident) -> tuple[str, ...]:
     """Patterns of the entries that stay at their site: those asked for, and the float buffers with `buffers: local`."""
     return (*config.keep_local, *(resident.buffers if config.buffers == "local" else ()))
 
 
-def set_up_network(config: DictConfig, fabric: Fabric, source: Any) -> tuple[torch.nn.Module, Resident]:
-    """The network of this process as Fabric wraps it, and the same as a place for weights.
+def set_up_network(config: DictConfig, world: World, team: Team, source: Any, display: Display) -> Workbench:
+    """The network of this process, as Fabric wraps it and as a place for weights, and what else clients work with.
 
     Its first state depends on the seed alone.
     """
@@ -181,9 +235,10 @@ def set_up_network(config: DictConfig, fabric: Fabric, source: Any) -> tuple[tor
     network = bind_network(config, source)()
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    wrapped = fabric.setup_module(network)
-    resident = Resident(network)
-    return wrapped, resident
+    network = team.normalising_together(network, world.fabric.device, display.warn)
+    wrapped = world.fabric.setup_module(network)
+    synced = team.wrap(world.fabric, network) if team.size > 1 else wrapped
+    return Workbench(world.fabric, wrapped, synced, Resident(network), Loader(num_workers=config.num_workers), team)
 
 
 def bind_network(config: DictConfig, source: Any) -> partial:
@@ -197,7 +252,11 @@ def num_outputs(config: DictConfig, source: Any) -> int:
 
 
 def make_clients(
-    config: DictConfig, sites: Sequence[Site], network: torch.nn.Module, keep_local: Sequence[str]
+    config: DictConfig,
+    sites: Sequence[Site],
+    network: torch.nn.Module,
+    keep_local: Sequence[str],
+    kind: type[Client] = Client,
 ) -> dict[str, Client]:
     plan = LocalTraining(
         optimizer=bind(config.optimizer),
@@ -211,7 +270,7 @@ def make_clients(
         optimizer_state=config.optimizer_state,
     )
     make = partial(
-        Client,
+        kind,
         network=network,
         loss=build(config.loss),
         plan=plan,

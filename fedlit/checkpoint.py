@@ -48,8 +48,9 @@ class Checkpoints:
         Raises:
             OSError: the disk is full or read-only; the checkpoints before stay as they were.
         """
-        memories = {name: self._write_memory(name, memory) for name, memory in state.memories.items()}
-        memories = {name: file for part in self.fleet.share(memories) for name, file in sorted(part.items())}
+        here = state.memories if self.fleet.workbench.team.is_first else {}  # all processes of a team remember the same
+        memories = {name: self._write_memory(name, memory) for name, memory in here.items()}
+        memories = {name: file for part in self.fleet.world.share(memories) for name, file in sorted(part.items())}
         if self.fleet.is_first:
             index = {
                 "format": FORMAT,
@@ -62,7 +63,9 @@ class Checkpoints:
                 write_atomically(self.directory / "kept.json", content)
             write_atomically(self.directory / f"round-{state.server.round:05d}.json", content)
             self._clean()
-        self.fleet.share(None)  # nobody writes the next round's files while the first process still removes old ones
+        self.fleet.world.share(
+            None
+        )  # nobody writes the next round's files while the first process still removes old ones
 
     def newest(self, warn: Callable[[str], None]) -> State | None:
         """The newest state that is whole in every process; None where nothing was saved.
@@ -96,16 +99,13 @@ class Checkpoints:
         """
         state, problem = None, None
         try:
-            state = read_state(self.directory, name, self._is_here)
+            state = read_state(self.directory, name, self.fleet.lives_here)
         except BadInput as error:
             problem = str(error)
-        problems = [each for each in self.fleet.share(problem) if each]
+        problems = [each for each in self.fleet.world.share(problem) if each]
         if problems:
             raise BadInput(problems[0])
         return state
-
-    def _is_here(self, name: str) -> bool:
-        return name in self.fleet.homes and self.fleet.lives_here(name)
 
     def _write_memory(self, name: str, memory: Slots) -> str:
         before = self._written.get(name)
@@ -147,6 +147,17 @@ def kept_name(directory: Path) -> str:
     if not rounds:
         raise BadInput(f"{directory}: no round is saved; has this run completed one?")
     return rounds[-1]
+
+
+def seconds_per_picture(directory: Path) -> dict[str, float]:
+    """By client, what an earlier part of the run has measured; nothing where there is none."""
+    for path in sorted(directory.glob("round-*.json"), reverse=True):
+        try:
+            work = read_index(path)["progress"].get("work", {})
+        except BadInput:  # said when the state is read
+            continue
+        return {client: seconds / pictures for client, (seconds, pictures) in work.items() if pictures}
+    return {}
 
 
 def read_state(directory: Path, name: str, is_wanted: Callable[[str], bool] = lambda client: True) -> State:

@@ -17,10 +17,11 @@ from fedlit.display import open_display
 from fedlit.errors import BadInput
 from fedlit.files import write_json
 from fedlit.finished import open_model
-from fedlit.fleet import on_first
+from fedlit.fleet import World
 from fedlit.losses import masks
 from fedlit.result_table import result_table
 from fedlit.rundir import FREE, RunDirectory, changes
+from fedlit.slurm import back_to_the_queue
 from fedlit.stopping import heeding_signals
 from fedlit.weights import save
 
@@ -33,8 +34,13 @@ def run(config: DictConfig, command: Sequence[str]) -> None:
     config = resolve(config)
     fabric = start(config, config.loggers)
     is_first = fabric.is_global_zero
-    with RunDirectory(config.run_dir) as run_dir, heeding_signals():
-        admission = on_first(fabric, lambda: run_dir.admit(config))
+    with (
+        back_to_the_queue(Path(config.run_dir) / "checkpoint", is_first=is_first),
+        RunDirectory(config.run_dir) as run_dir,
+        heeding_signals(),
+        World.of(fabric, config.client_timeout) as world,
+    ):
+        admission = world.on_first(lambda: run_dir.admit(config))
         if admission == "complete":
             if is_first:
                 print(
@@ -43,8 +49,8 @@ def run(config: DictConfig, command: Sequence[str]) -> None:
                 )
             return
         with open_display(config.name, config.num_rounds, is_shown=is_first) as display:
-            experiment = assemble(config, fabric, display)
-            on_first(fabric, lambda: run_dir.begin(config, admission))
+            experiment = assemble(config, world, display)
+            world.on_first(lambda: run_dir.begin(config, admission))
             if is_first:
                 display.log_to(run_dir / "log.txt")
             try:
@@ -62,14 +68,14 @@ def evaluate(config: DictConfig) -> None:
     config = resolve(config)
     fabric = start(config, {})
     is_first = fabric.is_global_zero
-    with RunDirectory(config.run_dir) as run_dir:
-        on_first(fabric, run_dir.lock)
+    with RunDirectory(config.run_dir) as run_dir, World.of(fabric) as world:
+        world.on_first(run_dir.lock)
         if problems := changes(run_dir.read_config(), config, (*FREE, "metrics")):
             raise BadInput(f"evaluate scores the run as it was trained; it cannot change\n  {problems}")
         with open_display(config.name, config.num_rounds, is_shown=is_first) as display:
             if is_first:
                 display.log_to(run_dir / "log.txt")
-            assemble(config, fabric, display).evaluate()
+            assemble(config, world, display).evaluate()
     if is_first:
         print(f"report: {run_dir / 'report.html'}")
 

@@ -21,7 +21,7 @@ from fedlit.display import Display
 from fedlit.errors import BadInput
 from fedlit.federation import Federation, Round
 from fedlit.files import write_json
-from fedlit.fleet import Fleet, on_first
+from fedlit.fleet import Fleet
 from fedlit.gallery import chosen_cases, save_picture
 from fedlit.messages import Server, Slots
 from fedlit.metrics import Scoring
@@ -32,6 +32,7 @@ from fedlit.record import MetricRow, Record
 from fedlit.report import write_report
 from fedlit.rundir import RunDirectory
 from fedlit.summary import site_metrics, summarise
+from fedlit.training import OF_TRAINING
 from fedlit.weights import sha256
 
 
@@ -66,7 +67,7 @@ class Experiment:
         """
         state = self.resume()
         record = Record(self.run_dir.path)
-        on_first(self.fleet.fabric, lambda: self.begin(state, record, command))
+        self.fleet.world.on_first(lambda: self.begin(state, record, command))
         progress = Progress.from_json(state.progress) if state.progress else Progress()
         patience = self.config.patience
         if not progress.is_stale(patience):
@@ -135,11 +136,11 @@ class Experiment:
             self.display.scored(number, counted)
             value = self.worth(counted) if is_due else None  # a run that goes on would not have looked here
             rows += scores
-        progress = progress.after(round, value)
+        progress = progress.after(round, value, self.display.warnings)
         if self.fleet.is_first:
             record.add(rows)
             values = {f"{row.split}_{row.metric}/{row.model}/{row.site}": row.value for row in rows}
-            for logger in self.fleet.fabric.loggers:
+            for logger in self.fleet.workbench.fabric.loggers:
                 logger.log_metrics(values, step=number)
         state = State(round.server, self.fleet.memories, progress.as_json())
         self.checkpoints.save(state, kept=progress.kept_round == number)
@@ -208,8 +209,9 @@ class Experiment:
             "bytes_down": progress.bytes_down,
             "weights_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
             "precision": self.config.precision,
+            "idle_fraction": self.fleet.idle_fractions(),
             "dropped": list(progress.dropped),
-            "warnings": list(self.display.warnings),
+            "warnings": list(dict.fromkeys((*progress.warnings, *self.display.warnings))),
         }
 
     def draw(self, state: State, record: Record) -> None:
@@ -221,7 +223,7 @@ class Experiment:
             return chosen_cases(record, state.server.round, self.main_model) if wanted else {}
 
         self.fleet.memories = dict(state.memories)
-        chosen = on_first(self.fleet.fabric, choose)
+        chosen = self.fleet.world.on_first(choose)
         self.fleet.each(partial(self._save_pictures, state.server, chosen), sorted(chosen))
 
     def _save_pictures(self, server: Server, chosen: Mapping[str, Mapping[str, tuple[str, float]]], site: str) -> None:
@@ -242,4 +244,4 @@ class Experiment:
 
 def personal_sha256(memory: Slots) -> str:
     """One hash of what makes a client's model its own: its personal state and its kept entries."""
-    return sha256(*(memory[slot] for slot in sorted(memory) if slot != "optimizer"))
+    return sha256(*(memory[slot] for slot in sorted(memory) if slot not in OF_TRAINING))

@@ -123,7 +123,7 @@ class Federation:
     @torch.inference_mode()
     def _masks(self, model: Model, images: Tensor, num_classes: int) -> Tensor:
         client = next(iter(self.fleet.clients.values()))
-        images = images.to(self.fleet.fabric.device, memory_format=client.memory_format)
+        images = images.to(self.fleet.workbench.fabric.device, memory_format=client.memory_format)
         return masks(model(images), num_classes).cpu()
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fedlit.federation import Round
@@ -25,18 +25,27 @@ class Progress:
     best: float = -math.inf
     num_stale: int = 0  # evaluations since the kept round
     dropped: tuple[str, ...] = ()
+    work: Mapping[str, tuple[float, int]] = field(default_factory=dict)  # client -> seconds, pictures
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Progress:
         best = -math.inf if values["best"] is None else values["best"]
-        return cls(**{**values, "best": best, "dropped": tuple(values["dropped"])})
+        return cls(
+            **{**values, "best": best, "dropped": tuple(values["dropped"]), "warnings": tuple(values["warnings"])}
+        )
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "best": None if self.best == -math.inf else self.best, "dropped": list(self.dropped)}
+        """JSON values."""
+        return {**asdict(self), "best": None if self.best == -math.inf else self.best}
 
-    def after(self, round: Round, value: float | None) -> Progress:
-        """With one more round, and its validation result where it was scored."""
+    def after(self, round: Round, value: float | None, warnings: Iterable[str] = ()) -> Progress:
+        """With one more round, its validation result where it was scored, and what was warned of so far."""
         number = round.server.round
+        work = dict(self.work)
+        for report in round.aggregate.reports:
+            seconds, pictures = work.get(report.client, (0.0, 0))
+            work[report.client] = (seconds + report.seconds, pictures + report.num_samples)
         is_better = value is not None and value > self.best
         dropped = (f"round {number}: {name}: {reason}" for name, reason in round.aggregate.dropped.items())
         return Progress(
@@ -48,6 +57,8 @@ class Progress:
             best=value if is_better else self.best,
             num_stale=0 if is_better else self.num_stale + (value is not None),
             dropped=(*self.dropped, *dropped),
+            work=work,
+            warnings=tuple(dict.fromkeys((*self.warnings, *warnings))),
         )
 
     def is_stale(self, patience: int | None) -> bool:

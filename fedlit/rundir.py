@@ -21,7 +21,7 @@ CONTENTS = ("config.yaml", "metrics.csv", "cases.csv", "summary.json", "provenan
 RESULTS = ("summary.json", "report.html")
 """What a finished run has and an unfinished one has not."""
 
-MACHINE = ("accelerator", "devices", "num_nodes", "num_workers")
+MACHINE = ("accelerator", "devices", "num_nodes", "num_workers", "processes_per_client", "client_timeout")
 FREE = (*MACHINE, "num_rounds", "run_dir", "name", "resume", "overwrite", "loggers", "report", "prediction")
 FREE += ("data.root", "data.cache_dir")  # what the folder holds is compared by its hash
 """Keys that may differ when a run goes on: they do not change what is computed. `num_rounds` may only grow."""

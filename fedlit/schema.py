@@ -36,6 +36,10 @@ def is_devices(value: int | str) -> bool:
     return value >= 1 if isinstance(value, int) else bool(re.fullmatch(r"auto|\d+(,\d+)*,?", value))
 
 
+def is_share(value: int | str) -> bool:
+    return value >= 1 if isinstance(value, int) else value in ("auto", "world")
+
+
 @dataclass
 class Report:
     pictures: bool = True  # false where pictures must not travel
@@ -83,6 +87,8 @@ class Experiment:
     accelerator: str = one_of("auto", "cpu", "cuda", "mps")
     devices: int | str = such_that(is_devices, "1 or more, auto, or a list such as 0,1", 1)
     num_nodes: int = at_least(1, 1)
+    processes_per_client: int | str = such_that(is_share, "1 or more, auto or world", "auto")
+    client_timeout: float | None = above_zero(None)  # seconds of a client's local update
     num_workers: int = at_least(0, 0)
     precision: str = one_of("auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true")
     channels_last: bool | str = one_of("auto", True, False)

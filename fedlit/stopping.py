@@ -1,33 +1,49 @@
-"""Stopping on request: a signal sets a flag, the run acts on it at the next safe point."""
+"""Stopping on request: a signal is noted, the run acts on it at the next safe point."""
 
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from fedlit.errors import Stopped
+HEEDED = (signal.SIGTERM, signal.SIGUSR1)
 
-_requested: list[signal.Signals] = []
+_asked: set[signal.Signals] = set()
+_arrivals: list[socket.socket] = []  # where the interpreter writes each signal, also while it waits for a message
 
 
-def between_steps(site: str) -> None:
-    """A safe point. Raises Stopped where a signal has come."""
-    if _requested:
-        raise Stopped(f"asked to stop by {_requested[0].name} while {site} was training")
+def ask(number: int) -> None:
+    """Note a signal."""
+    if number in HEEDED:
+        _asked.add(signal.Signals(number))
+
+
+def asked() -> set[signal.Signals]:
+    """The signals that have come; any thread may ask."""
+    for arrivals in _arrivals:
+        with suppress(BlockingIOError):
+            for number in arrivals.recv(4096):
+                ask(number)
+    return set(_asked)
 
 
 @contextmanager
 def heeding_signals() -> Iterator[None]:
     """SIGTERM and SIGUSR1 ask the run to stop; Ctrl-C stays what Python makes of it."""
-
-    def note(number: int, frame: object) -> None:
-        _requested.append(signal.Signals(number))
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    reading, writing = socket.socketpair()
+    reading.setblocking(False)
+    writing.setblocking(False)
+    before = {number: signal.signal(number, lambda number, frame: ask(number)) for number in HEEDED}
+    wakeup = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    _arrivals.append(reading)
     try:
         yield
     finally:
-        _requested.clear()
+        signal.set_wakeup_fd(wakeup)
+        _arrivals.remove(reading)
+        reading.close()
+        writing.close()
+        _asked.clear()
         for number, handler in before.items():
             signal.signal(number, handler)

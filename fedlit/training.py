@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, Tensor]
 """`image` [B, C, H, W] in [0, 1] and `target` [B, K, H, W] of 0 and 1."""
+
+
+OF_TRAINING = ("optimizer", "loss_scale")
+"""Slots of a client's memory that go on with its training and are no part of its model."""
 
 
 class Request(NamedTuple):
@@ -69,9 +74,9 @@ class LocalTraining:
     def num_steps(self, site: Site) -> int:
         return self.steps if self.steps is not None else self.epochs * self.steps_per_epoch(site)
 
-    def step_seed(self, site: Site, round: int, step: int) -> int:
-        """What dropout and the like draw from in one step."""
-        return address(self.seed, site.seed_name, round, "step", step)
+    def step_seed(self, site: Site, round: int, step: int, place: int = 0) -> int:
+        """What dropout and the like draw from in one step, in each process of a team (`place`) something else."""
+        return address(self.seed, site.seed_name, round, "step", step, *([place] if place else []))
 
     def _passes(self, site: Site, round: int) -> Iterator[list[Request]]:
         epoch = 0
@@ -109,34 +114,48 @@ def fit(
         ClientFailed: the loss is NaN or Inf.
     """
     bench, plan, site = client.workbench, client.plan, client.site
-    objective = objective or client.objective
+    team, network, objective = bench.team, bench.synced, objective or client.objective
     optimizer = client.make_optimizer(round)
     stepper = bench.fabric.setup_optimizers(optimizer)
+    load_loss_scale(bench.fabric, client.memory)
     steps = list(plan.requests(site, round))
-    batches = bench.loader.batches(site.train, [request for step in steps for request in step])
-    losses, shares = [], []
-    if not bench.network.training:
-        bench.network.train()
+    batches = bench.loader.batches(site.train, [team.part(request) for step in steps for request in step])
+    losses, counts = [], []
+    if not network.training:
+        network.train()
     for number, step in enumerate(steps):
-        bench.between_steps(site.name)
-        reseed(plan.step_seed(site, round, number), bench.fabric.device)
+        reseed(plan.step_seed(site, round, number, team.place), bench.fabric.device)
         optimizer.zero_grad()
         num_pictures = sum(len(request.indices) for request in step)
-        for request in step:
-            loss = objective(bench.network, next(batches))
-            share = len(request.indices) / num_pictures
-            total = loss if penalty is None else loss + penalty(client.network)
-            bench.fabric.backward(total * share if share < 1 else total)
+        for place, request in enumerate(step):
+            batch = team.together(lambda: next_batch(client, batches))
+            with team.averaging(bench.fabric, network, is_last=place == len(step) - 1):
+                loss = objective(network, batch)
+                total = team.weighted(loss, request)
+                if penalty is not None:
+                    total = total + penalty(client.network)
+                share = len(request.indices) / num_pictures
+                bench.fabric.backward(total * share if share < 1 else total)
             losses.append(loss.detach())
-            shares.append(len(request.indices))
+            counts.append(team.num_own(request))
+        if number == 0:
+            team.check_reached(bench.resident.parameters)
         if correct is not None:
             correct(client.network)
         if plan.gradient_clip is not None:
-            bench.fabric.clip_gradients(bench.network, stepper, max_norm=plan.gradient_clip, error_if_nonfinite=False)
+            bench.fabric.clip_gradients(network, stepper, max_norm=plan.gradient_clip, error_if_nonfinite=False)
         stepper.step()
+    team.align(bench.resident.buffers.values())
     if plan.optimizer_state == "keep":
         client.memory = {**client.memory, "optimizer": optimizer_state(client.network, optimizer)}
-    return _mean_loss(losses, shares)
+    client.memory = {**client.memory, **loss_scale(bench.fabric)}
+    return mean_loss(team.share((torch.stack(losses).double().tolist(), counts)))
+
+
+def next_batch(client: Client, batches: Iterator[Batch]) -> Batch:
+    """The next batch, unless the client has to end before it."""
+    client.workbench.team.lookout.safe_point(client.site.name)
+    return next(batches)
 
 
 def reseed(seed: int, device: torch.device) -> None:
@@ -148,17 +167,20 @@ def reseed(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
 
 
-def _mean_loss(losses: list[Tensor], num_pictures: list[int]) -> float:
-    values = torch.stack(losses).double().cpu()
-    bad = (~values.isfinite()).nonzero()
-    if len(bad):
-        first = int(bad[0])
-        raise ClientFailed(
-            f"the loss is {values[first].item()} at batch {first + 1}; "
-            "lower lr, set gradient_clip, or look at the site's pictures"
-        )
-    weights = torch.tensor(num_pictures, dtype=torch.float64)
-    return float((values * weights).sum() / weights.sum())
+def mean_loss(parts: Sequence[tuple[Sequence[float], Sequence[int]]]) -> float:
+    """The mean over pictures of the losses of batches, each with its number of pictures; a part for each process.
+
+    Raises:
+        ClientFailed: one is NaN or Inf.
+    """
+    for losses, _ in parts:
+        for number, loss in enumerate(losses, start=1):
+            if not math.isfinite(loss):
+                raise ClientFailed(
+                    f"the loss is {loss} at batch {number}; lower lr, set gradient_clip, or look at the site's pictures"
+                )
+    weighted = [(loss, count) for losses, counts in parts for loss, count in zip(losses, counts, strict=True)]
+    return math.fsum(loss * count for loss, count in weighted) / sum(count for _, count in weighted)
 
 
 def optimizer_state(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -185,6 +207,23 @@ def load_optimizer_state(network: nn.Module, optimizer: Optimizer, state: Weight
         # What has the parameter's shape goes where that is; a counter of steps stays on the CPU, as Adam keeps it.
         like = parameter if value.shape == parameter.shape and value.dim() else value
         optimizer.state[parameter][entry] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+
+
+def loss_scale(fabric: Fabric) -> dict[str, dict[str, Tensor]]:
+    """The slot that a client remembers its loss scale in; none where the precision has no scaler (all but 16-mixed)."""
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    if scaler is None:
+        return {}
+    state = scaler.state_dict()
+    return {"loss_scale": {name: torch.tensor(state[name]) for name in ("scale", "_growth_tracker")}}
+
+
+def load_loss_scale(fabric: Fabric, memory: Mapping[str, Weights]) -> None:
+    """Put back what `loss_scale` took, for the clients of a process share one scaler; a new client's starts anew."""
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    if scaler is not None:
+        remembered = {name: value.item() for name, value in memory.get("loss_scale", {}).items()}
+        scaler.load_state_dict(torch.amp.GradScaler(fabric.device.type).state_dict() | remembered)
 
 
 @dataclass(frozen=True)

@@ -83,22 +83,26 @@ def sha256(*states: Weights) -> str:
     return digest.hexdigest()
 
 
-def _add_exactly(high: Tensor, low: Tensor, value: Tensor) -> None:
-    """(high, low) += value in place, without rounding error in high + low (TwoSum, Knuth). All float64, one shape."""
+def add_exactly(high: Tensor, low: Tensor, value: Tensor) -> None:
+    """high + low += value in place, its rounding error kept in `low` (TwoSum, Knuth). `value` is used up.
+
+    `high` and `value` are float64; all have one shape.
+    """
     total = high + value
     shadow = total - high
     value -= shadow
     shadow -= total
     shadow += high
-    low += value.add_(shadow)
+    low += value.add_(shadow).to(low.dtype)
     high.copy_(total)
 
 
 class WeightedSum:
-    """sum_k c_k w_k as a compensated pair of float64 vectors: order and grouping of the terms change nothing.
+    """sum_k c_k w_k as a float64 vector and its compensation: order and grouping of the terms change nothing.
 
-    Plain float64 partial sums changed 500 of 8 M elements with the number of processes; these change none. Small terms
-    wait until there are several, which are then added chunk by chunk, in the cache: half the time for 0.5 M elements.
+    Plain float64 partial sums changed 500 of 8 M elements with the number of processes; these change none. The
+    compensation is float32, 77 bits in all, unless the terms are float64 themselves. Small terms wait until there are
+    several, which are then added chunk by chunk, in the cache: half the time for 0.5 M elements.
     """
 
     def __init__(self) -> None:
@@ -138,22 +142,20 @@ class WeightedSum:
         if sum(flat.numel() for flat, _ in self._waiting) > MOST_WAITING:
             self._settle()
 
-    def merge(self, high: Tensor, low: Tensor, coefficient: float) -> None:
-        """Add the partial sum of another process."""
-        _add_exactly(self._high, self._low, high.clone())
-        self._low += low
-        self.coefficient += coefficient
-
     def pair(self) -> tuple[Tensor, Tensor]:
-        """(high, low), float64 vectors whose sum is the sum so far."""
+        """(high, low), vectors whose sum is the sum so far; they may be changed in place."""
         self._settle()
         return self._high, self._low
 
     def mean(self) -> dict[str, Tensor]:
         """sum_k c_k w_k / sum_k c_k, in the terms' own dtypes."""
-        assert self.like is not None, "a mean of nothing"
         high, low = self.pair()
-        parts = ((high + low) / self.coefficient).split([like.numel() for like in self.like.values()])
+        return self.shaped(rounded(high, low, self.coefficient))
+
+    def shaped(self, flat: Tensor) -> dict[str, Tensor]:
+        """A vector as named entries, in the terms' own dtypes."""
+        assert self.like is not None, "a mean of nothing"
+        parts = flat.split([like.numel() for like in self.like.values()])
         return {
             name: part.to(like.dtype, copy=True).reshape(like.shape)
             for (name, like), part in zip(self.like.items(), parts, strict=True)
@@ -164,15 +166,21 @@ class WeightedSum:
         num_elements = sum(value.numel() for value in like.values())
         device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
         self._high = torch.zeros(num_elements, dtype=torch.float64, device=device)
-        self._low = torch.zeros_like(self._high)
+        is_double = any(value.dtype == torch.float64 for value in like.values())
+        self._low = torch.zeros_like(self._high, dtype=torch.float64 if is_double else torch.float32)
 
     def _settle(self) -> None:
         chunk = CHUNK if self._high.device.type == "cpu" else LARGE_CHUNK
         for start in range(0, self._high.numel(), chunk):
             part = slice(start, start + chunk)
             for flat, coefficient in self._waiting:
-                _add_exactly(self._high[part], self._low[part], flat[part].to(self._high).mul_(coefficient))
+                add_exactly(self._high[part], self._low[part], flat[part].to(self._high).mul_(coefficient))
         self._waiting.clear()
+
+
+def rounded(high: Tensor, low: Tensor, divisor: float) -> Tensor:
+    """(high + low) / divisor in the dtype of `low`."""
+    return ((high + low) / divisor).to(low.dtype)
 
 
 def dumps(weights: Weights, header: Mapping | None = None) -> bytes:

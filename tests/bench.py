@@ -1,6 +1,6 @@
 """What fedlit costs, as ratios against bare PyTorch in the same process: python -m tests.bench [NAME ...]
 
-Names: sites, clients, memory, start. Medians over alternating rounds; nothing here decides a test.
+Names: sites, clients, memory, start, pair, sharing, mean. Medians over alternating rounds; nothing here decides a test.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from fedlit.assembly import assemble, resolve, start
 from fedlit.checkpoint import Checkpoints, State
 from fedlit.config import check, load
 from fedlit.display import open_display
+from fedlit.fleet import World
 from fedlit.losses import DiceBCE
 from fedlit.provenance import provenance
 from tests.conftest import REAL_DATA, write_manifest
@@ -31,7 +32,7 @@ from tests.conftest import REAL_DATA, write_manifest
 def experiment(path: str, *overrides: str):
     """The objects of a config, as `fedlit run` builds them."""
     config = resolve(check(load(path, overrides)).require())
-    return assemble(config, start(config, {}), open_display("bench", 1, is_shown=False))
+    return assemble(config, World.of(start(config, {})), open_display("bench", 1, is_shown=False))
 
 
 def ours(made, folder: Path) -> Iterator[None]:
@@ -162,11 +163,44 @@ def bench_start(folder: Path) -> None:
     print(f"start: {config[0]}: {cached:.1f} s to the first step on cached data (target 10 s)")
 
 
+def in_processes(count: int, *words: str) -> float:
+    """The figure of `tests.bench_processes` in a group of processes that divide the cores."""
+    cores = len(os.sched_getaffinity(0))
+    group = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"] if count > 1 else []
+    command = [sys.executable, *group, "-m", "tests.bench_processes", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // count))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout.split("figure")[1].split()[0])
+
+
+def bench_pair(folder: Path) -> None:
+    """Two processes of one thread, clients side by side, against one process of two threads."""
+    for shape, target in ((("8", "32", "64", "16"), 1.2), (("64", "8", "32", "8"), 1.5)):
+        seconds: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(3):
+            for count, found in seconds.items():
+                found.append(in_processes(count, "pace", str(folder), *shape))
+        one, two = (statistics.median(found) for found in seconds.values())
+        what = "{} clients of {} pictures, {} px, U-Net {}".format(*shape)
+        print(f"pair: {what}: {one:.3f} s a round alone, {two:.3f} s side by side, {one / two:.2f} x (target {target})")
+
+
+def bench_sharing(folder: Path) -> None:
+    print(f"sharing: 94 M floats between 2 processes: {in_processes(2, 'sharing'):.2f} s (target 0.5 s)")
+
+
+def bench_mean(folder: Path) -> None:
+    print(f"mean: peak memory of the mean over 50 clients: {in_processes(2, 'mean'):.1f} models a process (target 6)")
+
+
 BENCHES: dict[str, Callable[[Path], None]] = {
     "sites": bench_sites,
     "clients": bench_clients,
     "memory": bench_memory,
     "start": bench_start,
+    "pair": bench_pair,
+    "sharing": bench_sharing,
+    "mean": bench_mean,
 }
 
 

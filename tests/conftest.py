@@ -122,12 +122,27 @@ def make_network(norm: str = "group", dropout: float = 0.0):
     return UNet(1, 1, base_channels=4, depth=2, norm=norm, dropout=dropout)
 
 
-def make_federation(
-    sites, *, network=None, on_client_error="fail", keep_local=(), sampling=None, plan=None, **training
-):
-    """A federation in this process and the server before the first round."""
-    from lightning.fabric import Fabric
+def make_world(client_timeout=None, precision="32-true", devices=1):
+    from fedlit.fleet import World, open_fabric
 
+    fabric = open_fabric(accelerator="cpu", devices=devices, num_nodes=1, precision=precision)
+    return World.of(fabric, client_timeout)
+
+
+def make_federation(
+    sites,
+    *,
+    network=None,
+    on_client_error="fail",
+    keep_local=(),
+    sampling=None,
+    plan=None,
+    world=None,
+    processes_per_client=1,
+    costs=None,
+    **training,
+):
+    """A federation, in this process unless `world` says more, and the server before the first round."""
     from fedlit.algorithms import Sampling
     from fedlit.client import Client, Resident
     from fedlit.data.loading import Loader
@@ -135,23 +150,28 @@ def make_federation(
     from fedlit.fleet import Fleet, Workbench
     from fedlit.losses import DiceBCE
     from fedlit.messages import Server
-    from fedlit.stopping import between_steps
     from fedlit.training import LocalTraining
     from fedlit.weights import select
 
     training = {"optimizer": lambda parameters: torch.optim.Adam(parameters, lr=1e-2), "batch_size": 4} | training
     plan = plan or LocalTraining(**training)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    wrapped = fabric.setup_module(network or make_network())
+    world = world or make_world()
+    team = world.form_team(processes_per_client)
+    wrapped = world.fabric.setup_module(network or make_network())
+    synced = team.wrap(world.fabric, wrapped.module) if team.size > 1 else wrapped
     resident = Resident(wrapped.module)
     clients = {
         site.name: Client(site, resident.network, loss=DiceBCE(), plan=plan, keep_local=keep_local)
         for site in sites
         if site.role == "member"
     }
-    workbench = Workbench(fabric, wrapped, resident, Loader(), between_steps)
     fleet = Fleet(
-        fabric, clients, {site.name: site.num_samples for site in sites}, workbench, on_client_error=on_client_error
+        world,
+        clients,
+        Workbench(world.fabric, wrapped, synced, resident, Loader(), team),
+        costs=costs,
+        scoring_costs={site.name: site.num_samples for site in sites},
+        on_client_error=on_client_error,
     )
     federation = Federation({site.name: site for site in sites}, fleet, sampling or Sampling(), tuple(keep_local))
     first = resident.read()

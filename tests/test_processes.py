@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -41,6 +42,22 @@ def test_two_processes_equal_one(config_file, tmp_path, fabric_run, algorithm):
     assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
     for table in ("metrics.csv", "cases.csv"):
         assert (tmp_path / "one" / table).read_text() == (tmp_path / "two" / table).read_text()
+
+
+@pytest.mark.long
+def test_a_team_equals_one_process_but_for_rounding_also_with_adam(config_file, tmp_path, fabric_run):
+    """In fp64, for Adam turns the rounding of fp32 into differences of its own; with scores, resume and two teams."""
+    from fedlit.checkpoint import read_state
+
+    options = (config_file, "precision=64-true", "num_rounds=2", "optimizer_state=keep")
+    one = started(sys.executable, "launch/train.py", *options, f"run_dir={tmp_path / 'one'}")
+    assert one.returncode == 0, one.stderr
+    two = started(*fabric_run, *options, "processes_per_client=world", f"run_dir={tmp_path / 'two'}")
+    assert two.returncode == 0 and "2 processes train each client together" in two.stdout, two.stderr
+    states = [read_state(tmp_path / name / "checkpoint", "round-00002.json") for name in ("one", "two")]
+    assert states[0].memories.keys() == states[1].memories.keys() == {"a", "b", "c"}
+    for name, value in states[0].server.weights.items():
+        torch.testing.assert_close(states[1].server.weights[name], value, rtol=0, atol=1e-6)
 
 
 @pytest.mark.long

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedlit.errors import ClientFailed
-from fedlit.training import Cosine, LocalTraining, Step
+from fedlit.training import Cosine, LocalTraining, Step, load_loss_scale, loss_scale
 from fedlit.weights import sha256
 from tests.conftest import make_federation, make_network, make_site, run_rounds
 
@@ -158,3 +158,19 @@ def test_dropout_is_addressed_not_streamed():
     assert sha256(first) == sha256(again)
     other, _ = trained(site, network=network(), seed=1)
     assert sha256(first) != sha256(other)
+
+
+def test_clients_that_share_a_scaler_have_each_their_own_loss_scale():
+    from lightning.fabric import Fabric
+    from lightning.fabric.plugins import MixedPrecision
+    from lightning.fabric.plugins.environments import LightningEnvironment
+
+    precision = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=[precision, LightningEnvironment()])
+    memory = {"loss_scale": {"scale": torch.tensor(8.0), "_growth_tracker": torch.tensor(3)}}
+    load_loss_scale(fabric, memory)
+    assert loss_scale(fabric) == memory and precision.scaler.scale(torch.tensor(1.0)) == 8
+    load_loss_scale(fabric, {})
+    assert loss_scale(fabric)["loss_scale"]["scale"] == 65536 and precision.scaler.scale(torch.tensor(1.0)) == 65536
+    federation, _ = make_federation([make_site("a")])
+    assert loss_scale(federation.fleet.workbench.fabric) == {}

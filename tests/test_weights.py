@@ -25,10 +25,11 @@ def mean_of(terms, groups):
         sums.append(WeightedSum())
         for index in group:
             sums[-1].add(*terms[index])
-    total = WeightedSum.zeros(sums[0].like, torch.device("cpu"))
-    for part in sums:
-        total.merge(*part.pair(), part.coefficient)
-    return total.mean()
+    high, low = sums[0].pair()
+    for part in sums[1:]:
+        weights.add_exactly(high, low, part.pair()[0])
+        low += part.pair()[1]
+    return sums[0].shaped(weights.rounded(high, low, sum(part.coefficient for part in sums)))
 
 
 def test_mean_is_bitwise_independent_of_order_and_grouping():

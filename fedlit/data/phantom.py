@@ -15,7 +15,9 @@ from time import perf_counter
 import numpy as np
 
 from fedlit.data.cache import default_cache
+from fedlit.data.checks import roles_of
 from fedlit.data.manifest import SPLITS, refuse
+from fedlit.data.outline import Outline, augmented_size
 from fedlit.data.phantom_drawing import CODES, draw
 from fedlit.data.phantom_hospitals import FURTHER, MEMBERS, SERVER, UNSEEN, Hospital, members
 from fedlit.data.preparing import Preparation
@@ -87,6 +89,24 @@ class Phantom:
             unseen_sites=unseen_sites or (UNSEEN.name,), server_site=server_site or SERVER.name, seed=seed
         )
 
+    def outline(self, *, unseen_sites: Collection[str] = (), server_site: str | None = None) -> list[Outline]:
+        """See `Manifest.outline`; nothing is drawn."""
+        if problems := self.check():
+            refuse(problems, "The phantoms cannot be drawn")
+        counts = {
+            hospital.name: [self._num(*of_split) for of_split in zip(hospital.num_cases, LEAST, strict=True)]
+            for hospital in self._hospitals()
+        }
+        unseen = unseen_sites or (UNSEEN.name,)
+        roles = roles_of(counts.keys(), unseen_sites=unseen, server_site=server_site or SERVER.name, seed_names={})
+        for name in unseen:
+            counts[name] = [0, 0, sum(counts[name])]
+        return [Outline(name, roles[name], *counts[name]) for name in sorted(counts)]
+
+    def training_size(self) -> tuple[int, int] | None:
+        """See `Manifest.training_size`."""
+        return augmented_size(self.preparation().size or (self.size, self.size), self.augment, self.channels)
+
     def fingerprint(self) -> str:
         """See `Manifest.fingerprint`."""
         return self._drawn().fingerprint()
@@ -120,7 +140,7 @@ class Phantom:
         """Draws one hospital's pictures and yields their rows of the manifest."""
         spacing = f"{hospital.field_mm / self.size:.4f}"
         for split, num, least in zip(SPLITS, hospital.num_cases, LEAST, strict=True):
-            for patient, visit in _visits(hospital, split, max(least, round(num * self.scale)), self.seed):
+            for patient, visit in _visits(hospital, split, self._num(num, least), self.seed):
                 group = f"{split}{patient:03d}"
                 image, mask = (f"{kind}/{hospital.name}_{group}_{visit}.png" for kind in ("images", "masks"))
                 own = (self.seed, "phantom", hospital.name, split, patient)
@@ -128,6 +148,10 @@ class Phantom:
                 _save(folder / image, grey)
                 _save(folder / mask, np.where(np.isin(codes, sorted(self._codes())), codes, 0).astype(np.uint8))
                 yield hospital.name, image, mask, split, group, spacing
+
+    def _num(self, num: int, least: int) -> int:
+        """Pictures of a split that has `num` at scale 1."""
+        return max(least, round(num * self.scale))
 
     def _hospitals(self) -> tuple[Hospital, ...]:
         return (*members(self.num_members), UNSEEN, SERVER)

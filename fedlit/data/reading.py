@@ -74,6 +74,28 @@ def read_mask(path: str | Path) -> Picture:
     return Picture(array, picture.spacing, picture.is_volume, picture.orientation)
 
 
+def num_slices(path: str | Path) -> int:
+    """How many pictures `read_image` would find in a file: 1, or the slices of a volume by its header.
+
+    Raises `BadInput`: unreadable header.
+    """
+    path = Path(path)
+    name = path.name.lower()
+    if not name.endswith((".npy", *VOLUMES)):
+        return 1
+    try:
+        if name.endswith(".npy"):
+            shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+            return shape[0] if len(shape) == 4 or (len(shape) == 3 and shape[-1] not in (1, 3)) else 1
+        import nibabel
+
+        shape = nibabel.load(path).shape
+    except Exception as error:  # as in _decode
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"{path}: unreadable or truncated ({reason}); replace the file") from error
+    return shape[2] if len(shape) > 2 else 1
+
+
 def _decode(path: Path, *, keep_palette: bool) -> Picture:
     name = path.name.lower()
     if not name.endswith(SUFFIXES):

@@ -15,6 +15,7 @@ from fedlit.data.augmentation import Augmentation, plain
 from fedlit.data.cache import Files, PackedCase, default_cache, file_hashes, packed
 from fedlit.data.checks import duplicates, listed_twice, no_training, patients_in_two_splits, roles_of
 from fedlit.data.manifest import SPLITS, Row, manifest_problems, read_manifest, refuse, split_by_group
+from fedlit.data.outline import Outline, augmented_size, outlines
 from fedlit.data.pictures import Case, Pictures
 from fedlit.data.preparing import INTENSITIES, Preparation
 from fedlit.data.site import Site
@@ -66,18 +67,11 @@ class Manifest:
 
         Raises one `BadInput` with all problems of the manifest's cells, or else of what the files hold.
         """
-        if problems := self.check():
-            refuse(problems, "The data cannot be loaded")
-        rows = self._rows()
-        seed_names = self.seed_names or {}
-        sites = {row.site for row in rows}
-        roles = roles_of(sites, unseen_sites=unseen_sites, server_site=server_site, seed_names=seed_names)
-        rows = [replace(row, split="test") if roles[row.site] == "unseen" else row for row in rows]
+        rows, roles, problems = self._assigned(unseen_sites, server_site)
         digests = self._digests(rows)
-        problems = no_training(rows, roles, file=self.file) + listed_twice(rows, file=self.file)
-        problems += patients_in_two_splits(rows, file=self.file)
         if not self.allow_duplicates:
             problems += duplicates(rows, digests, file=self.file)
+        seed_names = self.seed_names or {}
         by_site = defaultdict(list)
         for row in rows:
             by_site[row.site].append(row)
@@ -90,6 +84,20 @@ class Manifest:
         if problems:
             refuse(problems, f"The data in {self.root} have problems")
         return loaded
+
+    def outline(self, *, unseen_sites: Collection[str] = (), server_site: str | None = None) -> list[Outline]:
+        """The sites in order of their names by their numbers alone: no picture is decoded.
+
+        Raises `BadInput` as `load` does, for what the manifest says and not for what the files hold.
+        """
+        rows, roles, problems = self._assigned(unseen_sites, server_site)
+        if problems:
+            refuse(problems, f"The data in {self.root} have problems")
+        return outlines(rows, roles)
+
+    def training_size(self) -> tuple[int, int] | None:
+        """(H, W) of the pictures that are trained on, augmented; None where they are not all of one size."""
+        return augmented_size(self._size(), self.augment, self.channels)
 
     def fingerprint(self) -> str:
         """The sha256 over what the manifest says and what its files hold; the order of rows does not matter."""
@@ -121,6 +129,23 @@ class Manifest:
         if size is not None and (len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size)):
             problems.append(f"data.image_size={plain(self.image_size)}; needs one side or [H, W] in pixels")
         return problems + (Augmentation(tuple(self.augment)).check() if self.augment else [])
+
+    def _assigned(
+        self, unseen_sites: Collection[str], server_site: str | None
+    ) -> tuple[list[Row], dict[str, str], list[str]]:
+        """The rows with the splits of their sites' roles, the roles, and what is wrong with the rows together."""
+        if problems := self.check():
+            refuse(problems, "The data cannot be loaded")
+        rows = self._rows()
+        roles = roles_of(
+            {row.site for row in rows},
+            unseen_sites=unseen_sites,
+            server_site=server_site,
+            seed_names=self.seed_names or {},
+        )
+        rows = [replace(row, split="test") if roles[row.site] == "unseen" else row for row in rows]
+        problems = no_training(rows, roles, file=self.file) + listed_twice(rows, file=self.file)
+        return rows, roles, problems + patients_in_two_splits(rows, file=self.file)
 
     def _rows(self) -> list[Row]:
         rows = read_manifest(self.root, self.file)

@@ -1,0 +1,213 @@
+"""Finished runs as groups that differ only in their seed, with mean and spread of what each group scored."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedlit.config import flatten
+from fedlit.errors import BadInput
+from fedlit.metrics import DISTANCES
+from fedlit.record import MetricRow, Record
+from fedlit.rundir import MACHINE, RunDirectory
+from fedlit.sweep import noted
+
+OF_NO_GROUP = (*MACHINE, "seed", "run_dir", "name", "resume", "overwrite", "loggers", "report", "data.cache_dir")
+"""Keys, with all below them, that two runs of one group may differ in."""
+
+SCORES = ("worst site", "mean", "gap", "unseen")
+"""Over member sites: the worst, the mean, the best minus the worst; then the mean over unseen sites."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished run: its directory, seed, keys that make its group (dotted), unseen sites, and score by name."""
+
+    path: Path
+    seed: int
+    keys: Mapping[str, Any]
+    unseen: tuple[str, ...]
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Runs that could be read, and `DIR: reason` for each that could not."""
+
+    runs: tuple[Scored, ...]
+    missing: tuple[str, ...]
+
+    def require(self) -> tuple[Scored, ...]:
+        """The runs.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if not self.runs:
+            raise BadInput("no finished run among these; `fedlit run` and `fedlit submit` make some")
+        return self.runs
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; None where there are too few values."""
+
+    mean: float | None
+    std: float | None
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        return Spread(
+            statistics.fmean(values) if values else None, statistics.stdev(values) if len(values) > 1 else None
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """A line of the table: what the keys of the table are here, the number of seeds, and the scores over them."""
+
+    labels: tuple[str, ...]
+    num_seeds: int
+    scores: Mapping[str, Spread]
+
+
+@dataclass(frozen=True)
+class Table:
+    """`keys` are what differs between groups."""
+
+    keys: tuple[str, ...]
+    groups: tuple[Group, ...]
+
+
+def collect(
+    paths: Iterable[Path], *, metric: str = "dice", model: str | None = None, split: str = "test"
+) -> Collection:
+    """Read finished runs. A folder that is no run stands for the runs in it, a grid's also for those that never began.
+
+    Args:
+        metric: as metrics.csv names it, with its unit.
+        model: the predictor; by default the one each run was judged by.
+    """
+    runs: dict[tuple, Scored] = {}
+    missing = []
+    for path in _run_dirs(paths):
+        found = _read(path, metric, model, split)
+        if isinstance(found, str):
+            missing.append(f"{path}: {found}")
+            continue
+        same = runs.setdefault((json.dumps(found.keys, sort_keys=True, default=str), found.seed), found)
+        if same is not found:
+            missing.append(f"{path}: left out, it has the config and the seed of {same.path}")
+    return Collection(tuple(runs.values()), tuple(missing))
+
+
+def _run_dirs(paths: Iterable[Path]) -> list[Path]:
+    found: dict[Path, None] = {}
+    for path in paths:
+        parent = path if noted(path) else path.parent
+        if (path / "config.yaml").exists() or not path.is_dir():
+            found[path] = None
+        else:
+            inside = sorted(each.parent for each in path.glob("*/config.yaml"))
+            found |= dict.fromkeys(inside or ([] if noted(path) else [path]))
+        found |= {parent / name: None for name in noted(parent) if parent == path or not (parent / name).exists()}
+    return list(found)
+
+
+def _read(path: Path, metric: str, model: str | None, split: str) -> Scored | str:
+    """A finished run, or why there is none."""
+    if not path.is_dir():
+        return "no run: there is no such directory" if not path.exists() else "no run: it is a file"
+    if not (path / "config.yaml").is_file():
+        return "no run: it has no config.yaml"
+    config = RunDirectory(path).read_config()
+    if not (path / "summary.json").is_file():
+        return f"not finished (round {_newest_round(path)} of {config.num_rounds})"
+    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    rows = [row for row in Record(path).metrics() if (row.round, row.split) == (summary["kept_round"], split)]
+    wanted = model or summary["model"]
+    counted = [row for row in rows if (row.model, row.metric) == (wanted, metric) and row.num_cases]
+    if not counted:
+        there = sorted({f"{row.model} {row.metric}" for row in rows})
+        return f"has no {metric} of the model {wanted} on {split}; it has {', '.join(there) or 'nothing'}"
+    del config["loggers"]  # resolving them may need secrets
+    keys = {key: value for key, value in flatten(config).items() if not f"{key}.".startswith(_NOT_COMPARED)}
+    return Scored(path, config.seed, keys, tuple(config.unseen_sites), _scores(counted, metric))
+
+
+_NOT_COMPARED = tuple(f"{key}." for key in OF_NO_GROUP)
+
+
+def _newest_round(path: Path) -> int:
+    names = (re.fullmatch(r"round-(\d+)\.json", each.name) for each in (path / "checkpoint").glob("round-*.json"))
+    return max((int(name[1]) for name in names if name), default=0)
+
+
+def _scores(rows: Sequence[MetricRow], metric: str) -> dict[str, float]:
+    members = [row.value for row in rows if row.role == "member"] or [row.value for row in rows]
+    unseen = [row.value for row in rows if row.role == "unseen"]
+    low, high = min(members), max(members)
+    found = {
+        "worst site": high if metric.startswith(DISTANCES) else low,
+        "mean": statistics.fmean(members),
+        "gap": high - low,
+    }
+    return found | ({"unseen": statistics.fmean(unseen)} if unseen else {})
+
+
+def tabulate(runs: Sequence[Scored]) -> Table:
+    """Group runs by what differs between them beside the seed; where single sites were left out, add their mean.
+
+    That mean is taken over the left-out sites for each seed that has all of them, and its spread over these seeds.
+    """
+    keys = _differing(runs)
+    groups: dict[tuple[str, ...], list[Scored]] = defaultdict(list)
+    for run in runs:
+        groups[tuple(shown(run.keys.get(key, "")) for key in keys)].append(run)
+    lines = [_group(labels, [run.scores for run in members]) for labels, members in sorted(groups.items())]
+    if "unseen_sites" in keys and all(len(run.unseen) == 1 for run in runs):
+        place = keys.index("unseen_sites")
+        for labels in dict.fromkeys(line.labels[:place] + line.labels[place + 1 :] for line in lines):
+            folds = [runs for own, runs in groups.items() if own[:place] + own[place + 1 :] == labels]
+            means = _means_of_folds(folds)
+            if len(folds) > 1:
+                lines.append(_group((*labels[:place], f"mean of {len(folds)}", *labels[place:]), means))
+    return Table(tuple(keys), tuple(lines))
+
+
+def _means_of_folds(folds: Sequence[Sequence[Scored]]) -> list[dict[str, float]]:
+    """For every seed that all folds have: each score's mean over the folds."""
+    by_seed = [{run.seed: run.scores for run in runs} for runs in folds]
+    seeds = sorted(set.intersection(*map(set, by_seed)))
+    return [
+        {name: statistics.fmean(fold[seed][name] for fold in by_seed) for name in SCORES if name in by_seed[0][seed]}
+        for seed in seeds
+    ]
+
+
+def _group(labels: tuple[str, ...], scores: Sequence[Mapping[str, float]]) -> Group:
+    spreads = {name: Spread.of([each[name] for each in scores if name in each]) for name in SCORES}
+    return Group(labels, len(scores), spreads)
+
+
+def _differing(runs: Sequence[Scored]) -> list[str]:
+    """Keys whose values differ, in the order of the config; `optimizer.lr` not where it only repeats `lr`."""
+    everything = dict.fromkeys(key for run in runs for key in run.keys)
+    columns = {key: [shown(run.keys.get(key, "")) for run in runs] for key in everything}
+    differing = [key for key in everything if len(set(columns[key])) > 1]
+    return [key for key in differing if "." not in key or columns[key] != columns.get(key.rpartition(".")[2])]
+
+
+def shown(value: Any) -> str:
+    """A value as it is written in a table; of a component's import path the last name."""
+    if isinstance(value, list):
+        return ", ".join(map(shown, value)) or "none"
+    if isinstance(value, str):
+        return value.rpartition(".")[2] if re.fullmatch(r"[a-z_]\w*(\.\w+)*\.[A-Z]\w*", value) else value
+    return json.dumps(value, default=str)

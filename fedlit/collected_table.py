@@ -1,0 +1,101 @@
+"""Collected runs on the terminal, as CSV in full precision, and as Markdown or LaTeX to paste."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from fedlit.collect import SCORES, Spread, Table
+from fedlit.errors import BadInput
+from fedlit.files import write_atomically
+from fedlit.provenance import printable
+
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
+
+
+def rounded(spread: Spread) -> str:
+    """`0.847 ± 0.012`; without a spread over one seed, empty over none."""
+    if spread.mean is None:
+        return ""
+    return f"{spread.mean:.3f}" + (f" ± {spread.std:.3f}" if spread.std is not None else "")
+
+
+def as_csv(table: Table) -> str:
+    """Mean and std in columns of their own, to the last bit; an empty cell is unknown."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [name.replace(" ", "_") for name in SCORES]
+    writer.writerow([*table.keys, "seeds", *(f"{name}_{kind}" for name in names for kind in ("mean", "std"))])
+    for group in table.groups:
+        spreads = [group.scores[name] for name in SCORES]
+        numbers = [number for spread in spreads for number in (spread.mean, spread.std)]
+        writer.writerow([*group.labels, group.num_seeds, *("" if each is None else repr(each) for each in numbers)])
+    return text.getvalue()
+
+
+def as_markdown(table: Table) -> str:
+    """A table of Markdown, rounded to three decimals."""
+    head, *rows = _cells(table)
+    bar = [":--" if column < len(table.keys) else "--:" for column in range(len(head))]
+    escaped = [[re.sub(r"([\\|*_`<>])", r"\\\1", cell) for cell in row] for row in (head, *rows)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (escaped[0], bar, *escaped[1:]))
+
+
+def as_latex(table: Table) -> str:
+    r"""A tabular with the rules of \usepackage{booktabs}, rounded to three decimals."""
+    head, *rows = ([_escaped(cell) for cell in row] for row in _cells(table))
+    lines = [" & ".join(row) + r" \\" for row in (head, *rows)]
+    columns = "l" * len(table.keys) + "r" * (len(head) - len(table.keys))
+    body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}", ""])
+
+
+def show(table: Table, console: Console) -> None:
+    """Print it, each key folded to the width of the terminal."""
+    head, *rows = _cells(table)
+    grid = Grid(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    for column, title in enumerate(head):
+        is_key = column < len(table.keys)
+        grid.add_column(Text(printable(title)), justify="left" if is_key else "right", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(printable(cell)) for cell in row))
+    console.print(grid)
+
+
+WRITERS: dict[str, Callable[[Table], str]] = {".csv": as_csv, ".md": as_markdown, ".tex": as_latex}
+
+
+def check_suffix(path: Path) -> None:
+    """Raises BadInput where no table is written in the format of this name."""
+    if path.suffix.lower() not in WRITERS:
+        raise BadInput(f"--out={path}: the suffix says the format; allowed are {', '.join(WRITERS)}")
+    if not path.parent.is_dir():
+        raise BadInput(f"--out={path}: there is no folder {path.parent}")
+
+
+def write(table: Table, path: Path) -> None:
+    """Write it in the format of the file's suffix."""
+    write_atomically(path, WRITERS[path.suffix.lower()](table))
+
+
+def _cells(table: Table) -> list[Sequence[str]]:
+    """The header and all lines, without scores that nothing has."""
+    scores = [name for name in SCORES if any(group.scores[name].mean is not None for group in table.groups)]
+    keys = [key.removesuffix("._target_") for key in table.keys]
+    rows = [
+        [*group.labels, str(group.num_seeds), *(rounded(group.scores[name]) for name in scores)]
+        for group in table.groups
+    ]
+    return [[*keys, "seeds", *scores], *rows]
+
+
+def _escaped(cell: str) -> str:
+    return "".join(LATEX.get(character, character) for character in cell)

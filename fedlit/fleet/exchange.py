@@ -1,0 +1,114 @@
+"""The exact mean over all processes: each adds up its blocks of the model, and gives the others what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fedlit.weights import CHUNK, WeightedSum, add_exactly, rounded
+
+BLOCKS = 1 << 22  # elements of the blocks of one round, one block for each process
+SMALLEST = 1 << 16
+AHEAD = 2  # rounds that travel while one is added up
+
+
+class Arriving(NamedTuple):
+    """The sums of other processes over one block, on their way here."""
+
+    block: slice
+    pairs: list[tuple[Tensor, Tensor]]
+    messages: list[Any]
+
+
+def mean_of_all(total: WeightedSum, coefficients: Sequence[float], place: int) -> dict[str, Tensor]:
+    """sum_p sum_k c_k w_k / sum_p sum_k c_k over the processes p, in the terms' own dtypes, equal in every process.
+
+    12 bytes an element travel to whom they are added up by, 4 bytes back. `total` is used up.
+
+    Args:
+        total: of this process, perhaps of no term.
+        coefficients: of every process, in their order; 0 for one without terms.
+        place: of this process among them.
+    """
+    high, low = total.pair()
+    mean = low  # a block's mean comes back after its sum has gone
+    rounds = blocks(high.numel(), len(coefficients))
+    arriving = [_send_sums(high, low, each, coefficients, place, number) for number, each in enumerate(rounds[:AHEAD])]
+    going: list[Any] = []
+    for number, of_round in enumerate(rounds):
+        block, pairs, messages = arriving.pop(0)
+        _wait(messages)
+        _add_up((high[block], low[block]), pairs, sum(coefficients))
+        going += _send_means(mean, of_round, place, number)
+        if (ahead := number + AHEAD) < len(rounds):
+            arriving.append(_send_sums(high, low, rounds[ahead], coefficients, place, ahead))
+    _wait(going)
+    return total.shaped(mean)
+
+
+def blocks(num_elements: int, num_processes: int) -> list[list[slice]]:
+    """For every round the block of each process; the last ones may be short or empty."""
+    length = max(SMALLEST, BLOCKS // num_processes)
+    bounds = [
+        slice(min(start, num_elements), min(start + length, num_elements))
+        for start in range(0, max(1, num_elements), length)
+    ]
+    bounds += [slice(num_elements, num_elements)] * (-len(bounds) % num_processes)
+    return [bounds[first : first + num_processes] for first in range(0, len(bounds), num_processes)]
+
+
+def _send_sums(
+    high: Tensor, low: Tensor, of_round: list[slice], coefficients: Sequence[float], place: int, number: int
+) -> Arriving:
+    """Post the messages of one round: to the owner of each block the sum over it, from the others that of our own."""
+    mine = of_round[place]
+    messages, pairs = [], []
+    for peer, block in enumerate(of_round):
+        if peer == place:
+            continue
+        if coefficients[peer] and mine.start < mine.stop:
+            pair = torch.empty_like(high[mine]), torch.empty_like(low[mine])
+            pairs.append(pair)
+            messages += [dist.P2POp(dist.irecv, part, peer, tag=3 * number + kind) for kind, part in enumerate(pair)]
+        if coefficients[place] and block.start < block.stop:
+            pair = high[block], low[block]
+            messages += [dist.P2POp(dist.isend, part, peer, tag=3 * number + kind) for kind, part in enumerate(pair)]
+    return Arriving(mine, pairs, _post(messages))
+
+
+def _send_means(mean: Tensor, of_round: list[slice], place: int, number: int) -> list[Any]:
+    """Post the messages that bring every block's mean from its owner to all others."""
+    messages, tag = [], 3 * number + 2
+    for peer, block in enumerate(of_round):
+        if peer == place:
+            continue
+        if block.start < block.stop:
+            messages.append(dist.P2POp(dist.irecv, mean[block], peer, tag=tag))
+        if of_round[place].start < of_round[place].stop:
+            messages.append(dist.P2POp(dist.isend, mean[of_round[place]], peer, tag=tag))
+    return _post(messages)
+
+
+def _add_up(pair: tuple[Tensor, Tensor], others: list[tuple[Tensor, Tensor]], divisor: float) -> None:
+    """The mean of all sums, put into the second of `pair`; part by part, so that it stays in the cache."""
+    length = CHUNK if pair[0].device.type == "cpu" else max(1, pair[0].numel())
+    for start in range(0, pair[0].numel(), length):
+        part = slice(start, start + length)
+        high, low = pair[0][part], pair[1][part]
+        for other in others:
+            add_exactly(high, low, other[0][part])
+            low += other[1][part]
+        low.copy_(rounded(high, low, divisor))
+
+
+def _post(messages: list[Any]) -> list[Any]:
+    return dist.batch_isend_irecv(messages) if messages else []
+
+
+def _wait(messages: list[Any]) -> None:
+    for message in messages:
+        message.wait()

@@ -1,0 +1,75 @@
+"""What crosses between sites and server in a run, found by its algorithm at work on tensors without content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from fedlit.algorithms import Algorithm, Sampling
+from fedlit.client import Client
+from fedlit.messages import Aggregate, Report, Server, Slots, size, tensors
+from fedlit.weights import select
+
+REHEARSED = 3
+"""Rounds after which every further one sends what the last did: whatever builds up is there by then."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What one round sends.
+
+    Args:
+        num_clients: that take part.
+        num_sent: numbers in one client's update.
+        bytes_update: of one client's update.
+        bytes_broadcast: of what one client is sent.
+    """
+
+    num_clients: int
+    num_sent: int
+    bytes_update: int
+    bytes_broadcast: int
+
+    @property
+    def bytes_up(self) -> int:
+        return self.num_clients * self.bytes_update
+
+    @property
+    def bytes_down(self) -> int:
+        return self.num_clients * self.bytes_broadcast
+
+
+class Understudy(Client):
+    """A client whose training changes nothing: it sends and remembers tensors of the right names and sizes."""
+
+    def fit(self, round: int, **openings: Callable) -> None:
+        self.report = {"loss": 0.0}
+        if self.keep_local:
+            self.memory = {**self.memory, "kept": select(self.weights(), self.keep_local)}
+
+
+def rehearse(
+    algorithm: Algorithm, clients: Mapping[str, Client], first: Server, sampling: Sampling, num_rounds: int
+) -> list[Exchange]:
+    """The first rounds of a run, at most REHEARSED; one of the understudies `clients` stands for all of its round.
+
+    Raises:
+        Exception: whatever an algorithm raises that cannot work without values.
+    """
+    exchanges = []
+    memory: Slots = {}
+    server = first
+    while server.round < min(num_rounds, REHEARSED):
+        cohort = algorithm.cohort(server, sorted(clients), sampling)
+        broadcast = algorithm.broadcast(server)
+        client = clients[cohort[0]]
+        client.memory = memory
+        update, memory = algorithm.local_update(client, broadcast)
+        num_sent = sum(value.numel() for value in tensors(update).values())
+        exchanges.append(Exchange(len(cohort), num_sent, size(update), size(broadcast)))
+        reports = tuple(
+            Report(name, update.num_samples, size(update), seconds=1.0, scalars=update.scalars) for name in cohort
+        )
+        aggregate = Aggregate(update.weights, update.slots, reports)
+        server = replace(algorithm.server_update(server, aggregate), round=server.round + 1)
+    return exchanges

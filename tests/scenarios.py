@@ -1,0 +1,183 @@
+"""Small federations for `test_placement`: each is run in one process by the test, and in several by this script.
+
+`python -m torch.distributed.run --nproc_per_node=2 tests/scenarios.py OUT`: every scenario in turn, in one pair of
+processes, its outcome saved in OUT.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fedlit.algorithms import FedAvg, Local, Sampling
+from fedlit.errors import BadInput, ClientFailed
+from fedlit.metrics import Scoring
+from fedlit.prediction import Global
+from fedlit.weights import save
+from tests.conftest import make_federation, make_network, make_site, make_world, run_rounds
+
+
+def sites():
+    """Three hospitals of unequal size, whose last batches are uneven."""
+    return [make_site("a", (7, 2, 2)), make_site("b", (5, 2, 2)), make_site("c", (9, 2, 3))]
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=1e-2)
+
+
+@dataclass(frozen=True)
+class Failing(FedAvg):
+    """FedAvg in which client b fails, before it trains or after."""
+
+    late: bool = False
+
+    def local_update(self, client, broadcast):
+        result = super().local_update(client, broadcast) if self.late else None
+        if client.site.name == "b":
+            raise RuntimeError("disk on fire")
+        return result or super().local_update(client, broadcast)
+
+
+@dataclass(frozen=True)
+class NotFinite(FedAvg):
+    """FedAvg in which client b sends NaN."""
+
+    def local_update(self, client, broadcast):
+        update, memory = super().local_update(client, broadcast)
+        if client.site.name == "b":
+            update = dataclasses.replace(update, weights={**update.weights, "head.bias": torch.tensor([torch.nan])})
+        return update, memory
+
+
+def fedavg(world, team=1, **options):
+    federation, server = make_federation(sites(), world=world, processes_per_client=team, **options)
+    return dict(run_rounds(federation, server, 2).weights)
+
+
+def two_of_three(world, team=1):
+    return fedavg(world, team, sampling=Sampling(clients_per_round=2, seed=1))
+
+
+def other_homes(world, team=1):
+    return fedavg(world, team, costs={"a": 1, "b": 2, "c": 3})
+
+
+def with_sgd(world, team=1):
+    return fedavg(world, team, optimizer=sgd, gradient_clip=1.0, accumulate_batches=2)
+
+
+def remembered(world, team=1):
+    """What the clients of this process remember after two rounds that keep the optimizer's state."""
+    federation, server = make_federation(
+        sites(), world=world, processes_per_client=team, optimizer=sgd, optimizer_state="keep"
+    )
+    run_rounds(federation, server, 2, Local())
+    memories = federation.fleet.memories
+    return {
+        f"{name}/{slot}/{entry}": value
+        for name, memory in memories.items()
+        for slot, values in memory.items()
+        for entry, value in values.items()
+    }
+
+
+def dropped(world, team=1, algorithm=None):
+    federation, server = make_federation(
+        sites(), world=world, processes_per_client=team, optimizer=sgd, on_client_error="drop"
+    )
+    return dict(run_rounds(federation, server, 2, algorithm or Failing()).weights)
+
+
+def dropped_late(world, team=1):
+    return dropped(world, team, Failing(late=True))
+
+
+def dropped_for_nan(world, team=1):
+    return dropped(world, team, NotFinite())
+
+
+def batch_norm(world, team=1):
+    return fedavg(world, team, network=make_network(norm="batch"), optimizer=sgd)
+
+
+def scores(world, team=1):
+    """The test scores after one round, as a tensor."""
+    federation, server = make_federation(sites(), world=world, processes_per_client=team, optimizer=sgd)
+    server = run_rounds(federation, server, 1)
+    rows = federation.score(
+        {"global": Global()}, server, scoring=Scoring(), metrics=["dice"], classes=["disc"], split="test"
+    )
+    return {f"{row.site}/{row.case}": torch.tensor(row.value, dtype=torch.float64) for row in rows}
+
+
+class Unreached(torch.nn.Module):
+    """A network with a parameter that no loss reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = make_network()
+        self.idle = torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, image):
+        return self.inner(image)
+
+
+def message_of(function):
+    try:
+        function()
+    except (BadInput, ClientFailed) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was raised"
+
+
+def unreached(world, team):
+    return message_of(lambda: fedavg(world, team, network=Unreached(), optimizer=sgd))
+
+
+def failing(world, team):
+    federation, server = make_federation(sites(), world=world, processes_per_client=team, optimizer=sgd)
+    return message_of(lambda: run_rounds(federation, server, 1, Failing()))
+
+
+def in_sync(world, team):
+    """Whether all processes of the team hold the same bits after a client's steps."""
+    federation, server = make_federation(sites(), world=world, processes_per_client=team, optimizer=sgd)
+    client = federation.fleet.clients["a"]
+    client.load(server.weights)
+    client.fit(0)
+    states = federation.fleet.workbench.team.share(client.resident.read())
+    moved = any(not torch.equal(states[0][name], server.weights[name]) for name in server.weights)
+    return moved and all(torch.equal(states[0][name], state[name]) for state in states for name in state)
+
+
+SIDE_BY_SIDE = (fedavg, two_of_three, other_homes, with_sgd, remembered, dropped, dropped_late, dropped_for_nan, scores)
+WITH_BATCH_NORM = (batch_norm,)
+TOGETHER = (with_sgd, remembered, dropped, dropped_late, dropped_for_nan, scores)
+WORDS = (unreached, failing, in_sync)
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    world, words = make_world(), {}
+    with world:
+        for scenario in (*SIDE_BY_SIDE, *WITH_BATCH_NORM):
+            save(out / f"{scenario.__name__}-1-{world.place}.safetensors", scenario(world))
+        for scenario in TOGETHER:
+            save(out / f"{scenario.__name__}-{world.size}-{world.place}.safetensors", scenario(world, world.size))
+        for scenario in WORDS:
+            words[scenario.__name__] = scenario(world, world.size)
+    (out / f"words-{world.place}.json").write_text(json.dumps(words))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
