@@ -169,7 +169,7 @@ def size_of_teams(config: DictConfig, costs: Mapping[str, float], num_processes:
 def load_sites(config: DictConfig, source: Any, display: Display) -> dict[str, Site]:
     """The sites by name, in order of their names."""
     check_activation(config, source)
-    loaded = source.load(unseen_sites=tuple(config.unseen_sites), server_site=config.server_site, seed=config.seed)
+    loaded = source.load(unseen_sites=config.unseen_sites, server_site=config.server_site)
     members = [site for site in loaded if site.role == "member"]
     if len(members) < config.min_available_clients:
         names = ", ".join(site.name for site in members)

@@ -138,7 +138,7 @@ def _read(path: Path, metric: str, model: str | None, split: str) -> Scored | st
         return f"has no {metric} of the model {wanted} on {split}; it has {', '.join(there) or 'nothing'}"
     del config["loggers"]  # resolving them may need secrets
     keys = {key: value for key, value in flatten(config).items() if not f"{key}.".startswith(_NOT_COMPARED)}
-    return Scored(path, config.seed, keys, tuple(config.unseen_sites), _scores(counted, metric))
+    return Scored(path, config.seed, keys, tuple(config.unseen_sites or ()), _scores(counted, metric))
 
 
 _NOT_COMPARED = tuple(f"{key}." for key in OF_NO_GROUP)

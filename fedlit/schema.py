@@ -59,7 +59,7 @@ class Experiment:
     prediction: dict[str, Any] = field(default_factory=dict)  # name -> node
     metrics: dict[str, Any] = field(default_factory=lambda: {"_target_": "fedlit.metrics.Scoring"})
     activation: str = one_of("sigmoid", "softmax")
-    unseen_sites: list[str] = field(default_factory=list)
+    unseen_sites: list[str] | None = None  # None: those the data have
     server_site: str | None = None
     # rounds
     num_rounds: int = at_least(1)
@@ -191,12 +191,12 @@ def _fill(config: DictConfig, schema: type, values: Mapping[str, Any], prefix: s
 
 def _set(config: DictConfig, declared: dataclasses.Field, key: str, value: Any) -> list[Problem]:
     try:
-        if declared.type == "list[str]" and any(isinstance(item, dict | list) for item in list(value)):
+        if declared.type.startswith("list[str]") and any(isinstance(item, dict | list) for item in value or ()):
             raise ValueError  # OmegaConf would turn a mapping into text
         OmegaConf.update(config, declared.name, value, merge=declared.type == "dict[str, Any]")
     except (OmegaConfBaseException, ValueError, TypeError):
         expected = "a mapping with _target_" if declared.type.startswith("dict") else declared.type
-        hint = f"; write [{value}]" if declared.type == "list[str]" and isinstance(value, str) else ""
+        hint = f"; write [{value}]" if declared.type.startswith("list[str]") and isinstance(value, str) else ""
         return [Problem(key, f"expected {expected}, got {value!r} ({type(value).__name__}){hint}")]
     return []
 

@@ -127,7 +127,7 @@ def open_source(config: DictConfig) -> tuple[Any, Sequence[Outline] | Unknown]:
     source = build(config.data)
     if not hasattr(source, "outline"):
         return source, Unknown(f"{target(config.data)} does not tell its sites without loading them")
-    return source, source.outline(unseen_sites=tuple(config.unseen_sites), server_site=config.server_site)
+    return source, source.outline(unseen_sites=config.unseen_sites, server_site=config.server_site)
 
 
 def numerics(config: DictConfig, accelerator: str) -> Numerics:

@@ -105,6 +105,7 @@ def test_who_names_sites_decides_the_roles(tmp_path):
     sites = small(tmp_path).load(unseen_sites=("icu",), server_site="north")
     roles = {site.name: site.role for site in sites}
     assert (roles["icu"], roles["north"], roles["rural"], roles["server"]) == ("unseen", "server", "member", "member")
+    assert {site.role for site in small(tmp_path).load(unseen_sites=[]) if site.name != "server"} == {"member"}
 
 
 def test_a_patient_stays_in_one_split(federation):

@@ -81,15 +81,14 @@ class Phantom:
             problems.append(f"data.labels: a phantom's mask has no value {unknown[0]}; it has {known}")
         return problems + self._manifest().setting_problems()
 
-    def load(self, *, unseen_sites: Collection[str] = (), server_site: str | None = None, seed: int = 0) -> list[Site]:
-        """The sites in order of their names, drawn on the first call. Without `unseen_sites` it is `rural`, without
-        `server_site` it is `server`; who names others makes these two members."""
+    def load(self, *, unseen_sites: Collection[str] | None = None, server_site: str | None = None) -> list[Site]:
+        """The sites in order of their names, drawn on the first call. Where nothing is said, `rural` is unseen and
+        `server` the server's; who names others, or none (`[]`), makes members of these."""
         manifest = self._drawn()
-        return manifest.load(
-            unseen_sites=unseen_sites or (UNSEEN.name,), server_site=server_site or SERVER.name, seed=seed
-        )
+        unseen = (UNSEEN.name,) if unseen_sites is None else unseen_sites
+        return manifest.load(unseen_sites=unseen, server_site=server_site or SERVER.name)
 
-    def outline(self, *, unseen_sites: Collection[str] = (), server_site: str | None = None) -> list[Outline]:
+    def outline(self, *, unseen_sites: Collection[str] | None = None, server_site: str | None = None) -> list[Outline]:
         """See `Manifest.outline`; nothing is drawn."""
         if problems := self.check():
             refuse(problems, "The phantoms cannot be drawn")
@@ -97,7 +96,7 @@ class Phantom:
             hospital.name: [self._num(*of_split) for of_split in zip(hospital.num_cases, LEAST, strict=True)]
             for hospital in self._hospitals()
         }
-        unseen = unseen_sites or (UNSEEN.name,)
+        unseen = (UNSEEN.name,) if unseen_sites is None else unseen_sites
         roles = roles_of(counts.keys(), unseen_sites=unseen, server_site=server_site or SERVER.name, seed_names={})
         for name in unseen:
             counts[name] = [0, 0, sum(counts[name])]

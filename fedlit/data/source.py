@@ -62,12 +62,12 @@ class Manifest:
         """What is wrong with the settings and the manifest's columns; no row and no picture is looked at."""
         return self.setting_problems() + manifest_problems(self.root, self.file)
 
-    def load(self, *, unseen_sites: Collection[str] = (), server_site: str | None = None, seed: int = 0) -> list[Site]:
-        """The sites in order of their names. `seed` is not used: files hold no chance.
+    def load(self, *, unseen_sites: Collection[str] | None = None, server_site: str | None = None) -> list[Site]:
+        """The sites in order of their names; without `unseen_sites` there are none.
 
         Raises one `BadInput` with all problems of the manifest's cells, or else of what the files hold.
         """
-        rows, roles, problems = self._assigned(unseen_sites, server_site)
+        rows, roles, problems = self._assigned(unseen_sites or (), server_site)
         digests = self._digests(rows)
         if not self.allow_duplicates:
             problems += duplicates(rows, digests, file=self.file)
@@ -85,12 +85,12 @@ class Manifest:
             refuse(problems, f"The data in {self.root} have problems")
         return loaded
 
-    def outline(self, *, unseen_sites: Collection[str] = (), server_site: str | None = None) -> list[Outline]:
+    def outline(self, *, unseen_sites: Collection[str] | None = None, server_site: str | None = None) -> list[Outline]:
         """The sites in order of their names by their numbers alone: no picture is decoded.
 
         Raises `BadInput` as `load` does, for what the manifest says and not for what the files hold.
         """
-        rows, roles, problems = self._assigned(unseen_sites, server_site)
+        rows, roles, problems = self._assigned(unseen_sites or (), server_site)
         if problems:
             refuse(problems, f"The data in {self.root} have problems")
         return outlines(rows, roles)

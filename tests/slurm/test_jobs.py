@@ -46,6 +46,7 @@ def plain(folder) -> dict:
     return summary(folder / "plain")
 
 
+@pytest.mark.long
 def test_two_nodes_equal_one_process_and_a_requeued_job_an_uninterrupted_one(cluster: Cluster, folder, plain):
     """USR1 on the way, as before the time limit: the job stops, goes back, goes on, and ends with the same bits."""
     run_dir = folder / "two"
@@ -64,6 +65,7 @@ def test_two_nodes_equal_one_process_and_a_requeued_job_an_uninterrupted_one(clu
     assert put_back < gone_on < told.index("report: ")
 
 
+@pytest.mark.long
 def test_a_job_that_completed_no_round_is_not_put_back(cluster: Cluster, folder):
     run_dir = folder / "slow"
     job = cluster.submit(folder, "discs.yaml", "local_steps=1000000", f"run_dir={run_dir}")
@@ -94,6 +96,7 @@ def test_a_cancelled_job_stays_cancelled_and_keeps_its_rounds(cluster: Cluster, 
     assert newest(run_dir) >= 2 and "does not go back into the queue: it was cancelled" in log(folder, job)
 
 
+@pytest.mark.long
 def test_a_grid_is_an_array_whose_tasks_are_put_back_alone_and_collected(cluster: Cluster, folder, plain, capsys):
     words = (f"num_rounds={ROUNDS}", "run_dir=grid", "--sweep", "seed=0,1")
     job = cluster.submit(folder, "discs.yaml", *words, "--nodes", 1, "--tasks", 1)
