@@ -6,16 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
+from fedlit.assembly import training_costs
 from fedlit.errors import BadInput
+from fedlit.fleet import Team, exchange
 from fedlit.fleet.placement import desks, pack, team_size
 from fedlit.weights import load
 from tests import scenarios
-from tests.conftest import make_world
+from tests.conftest import fedlit, make_network, make_site, make_world
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,3 +98,56 @@ def test_a_site_is_scored_where_its_memory_is_and_others_where_there_is_time():
     homes = pack({"a": 3, "b": 2, "c": 1}, 2)
     found = desks({"a": 4, "b": 4, "c": 4, "unseen": 4}, 4, homes, 2)
     assert all(found[name] // 2 == homes[name] for name in homes) and sorted(found.values()) == [0, 1, 2, 3]
+
+
+def test_a_teams_batch_is_divided_and_its_mean_is_the_batchs():
+    from fedlit.training import Request
+
+    batch = Request([4, 9, 2, 7, 5], [40, 90, 20, 70, 50])
+    teams = [Team(size=2, place=place) for place in range(2)]
+    assert [team.part(batch) for team in teams] == [([4, 2, 5], [40, 20, 50]), ([9, 7], [90, 70])]
+    losses = {4: 1.0, 9: 2.0, 2: 3.0, 7: 4.0, 5: 10.0}
+    shares = [
+        team.weighted(torch.tensor([losses[index] for index in team.part(batch).indices]).mean(), batch)
+        for team in teams
+    ]
+    assert torch.stack(shares).mean() == sum(losses.values()) / 5
+    alone = Request([4], None)
+    assert teams[1].part(alone) == alone and teams[1].num_own(alone) == 0
+    assert teams[1].weighted(torch.tensor(3.0), alone) == 0 and teams[0].weighted(torch.tensor(3.0), alone) == 6
+
+
+def test_batch_norm_in_a_team_is_warned_of_on_the_cpu_and_synchronised_on_gpus():
+    warnings: list[str] = []
+    team = Team(size=2)
+    network = team.normalising_together(make_network(norm="batch"), torch.device("cpu"), warnings.append)
+    assert len(warnings) == 1 and "norm=group" in warnings[0] and "BatchNorm" in repr(network)
+    team.normalising_together(make_network(norm="group"), torch.device("cpu"), warnings.append)
+    Team().normalising_together(make_network(norm="batch"), torch.device("cpu"), warnings.append)
+    assert len(warnings) == 1
+    names = make_network(norm="batch").state_dict().keys()
+    synced = team.normalising_together(make_network(norm="batch"), torch.device("cuda"), warnings.append)
+    assert "SyncBatchNorm" in repr(synced) and synced.state_dict().keys() == names
+
+
+@pytest.mark.parametrize("num_elements, num_processes", [(1, 2), (10_000_000, 3), (1 << 22, 4), (0, 2)])
+def test_every_element_is_in_one_block_and_every_round_has_a_block_for_each(num_elements, num_processes):
+    rounds = exchange.blocks(num_elements, num_processes)
+    covered = [(block.start, block.stop) for of_round in rounds for block in of_round]
+    assert all(len(of_round) == num_processes for of_round in rounds)
+    assert covered[0][0] == 0 and covered[-1][1] == num_elements
+    assert all(before[1] == after[0] for before, after in pairwise(covered))
+
+
+def test_costs_are_pictures_until_an_earlier_part_of_the_run_has_measured_seconds(config_file, tmp_path):
+    sites = [make_site("a", (7, 1, 1)), make_site("b", (5, 1, 1)), make_site("c", (4, 1, 1))]
+    checkpoints = tmp_path / "run" / "checkpoint"
+    assert training_costs(sites, checkpoints) == {"a": 7, "b": 5, "c": 4}
+    assert fedlit("run", config_file, "num_rounds=1") == 0
+    measured = training_costs(sites, checkpoints)
+    assert measured.keys() == {"a", "b", "c"} and all(0 < value < 60 for value in measured.values())
+    work = json.loads((checkpoints / "round-00001.json").read_text())["progress"]["work"]
+    assert measured["b"] == work["b"][0] / work["b"][1] * 5
+    assert training_costs([*sites, make_site("d", (2, 1, 1))], checkpoints) == {"a": 7, "b": 5, "c": 4, "d": 2}
+    (idle,) = json.loads((tmp_path / "run" / "summary.json").read_text())["idle_fraction"]
+    assert 0 <= idle < 1

@@ -99,14 +99,9 @@ class Cluster:
     def resume_now(self, job: str) -> None:
         """Start a job that was put back at once; SLURM would let it wait two minutes."""
         assert self.wait(job, "PENDING")["Restarts"] == "1"
-        # refused while the processes of the first start still end
-        wait_for(
-            lambda: (
-                "StartTime" not in self.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
-                and self.facts(job)["JobState"] != "PENDING"
-            ),
-            f"job {job} starts again",
-        )
+        time.sleep(2)  # a node refuses a job in the very second in which it ended it: "Job credential revoked"
+        self.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+        wait_for(lambda: self.facts(job)["JobState"] != "PENDING", f"job {job} starts again")
 
 
 def _free_ports(count: int) -> list[int]:
@@ -120,8 +115,8 @@ def _free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory) -> Iterator[Cluster]:
-    """Starts SLURM, hands it out, and stops exactly what it started."""
+def cluster(request) -> Iterator[Cluster]:
+    """Starts SLURM, hands it out, and stops exactly what it started. Its logs stay where a test has failed."""
     if reason := why_not():
         pytest.skip(reason)
     folder = Path(
@@ -172,7 +167,8 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     finally:
         for daemon in reversed(daemons):
             _stop(daemon)
-    shutil.rmtree(folder, ignore_errors=True)
+    if not request.session.testsfailed:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stop(daemon: subprocess.Popen) -> None:
