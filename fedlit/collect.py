@@ -138,6 +138,7 @@ def _read(path: Path, metric: str, model: str | None, split: str) -> Scored | st
         return f"has no {metric} of the model {wanted} on {split}; it has {', '.join(there) or 'nothing'}"
     del config["loggers"]  # resolving them may need secrets
     keys = {key: value for key, value in flatten(config).items() if not f"{key}.".startswith(_NOT_COMPARED)}
+    keys = {key: value for key, value in keys.items() if not (key.endswith(".seed") and value == config.seed)}
     return Scored(path, config.seed, keys, tuple(config.unseen_sites or ()), _scores(counted, metric))
 
 

@@ -19,7 +19,7 @@ from fedlit.files import write_atomically
 Weights = Mapping[str, Tensor]
 """Named tensors. Floating-point entries are averaged; integer ones (counters) never are."""
 
-CHUNK = 1 << 15  # elements: what a compensated addition of this size touches stays in the cache of a CPU core
+CHUNK = 1 << 17  # elements: what a compensated addition of this size touches stays in the cache of a CPU
 LARGE_CHUNK = 1 << 22  # on other devices, where launches cost more than memory
 MOST_WAITING = 1 << 23  # elements of the terms that may wait to be added together: 32 MB
 
@@ -83,18 +83,18 @@ def sha256(*states: Weights) -> str:
     return digest.hexdigest()
 
 
-def add_exactly(high: Tensor, low: Tensor, value: Tensor) -> None:
-    """high + low += value in place, its rounding error kept in `low` (TwoSum, Knuth). `value` is used up.
+def add_exactly(high: Tensor, low: Tensor, value: Tensor) -> Tensor:
+    """The new high of high + low + value; its rounding error goes into `low` (TwoSum, Knuth). `value` is used up.
 
-    `high` and `value` are float64; all have one shape.
+    All are float64 and have one shape.
     """
     total = high + value
     shadow = total - high
     value -= shadow
     shadow -= total
     shadow += high
-    low += value.add_(shadow).to(low.dtype)
-    high.copy_(total)
+    low += value.add_(shadow)
+    return total
 
 
 class WeightedSum:
@@ -150,14 +150,14 @@ class WeightedSum:
     def mean(self) -> dict[str, Tensor]:
         """sum_k c_k w_k / sum_k c_k, in the terms' own dtypes."""
         high, low = self.pair()
-        return self.shaped(rounded(high, low, self.coefficient))
+        return self.shaped(((high + low) / self.coefficient).to(low.dtype))  # the form in which means are shared
 
     def shaped(self, flat: Tensor) -> dict[str, Tensor]:
         """A vector as named entries, in the terms' own dtypes."""
         assert self.like is not None, "a mean of nothing"
         parts = flat.split([like.numel() for like in self.like.values()])
         return {
-            name: part.to(like.dtype, copy=True).reshape(like.shape)
+            name: part.to(like.dtype).reshape(like.shape)
             for (name, like), part in zip(self.like.items(), parts, strict=True)
         }
 
@@ -173,14 +173,11 @@ class WeightedSum:
         chunk = CHUNK if self._high.device.type == "cpu" else LARGE_CHUNK
         for start in range(0, self._high.numel(), chunk):
             part = slice(start, start + chunk)
+            high, low = self._high[part], self._low[part].double()
             for flat, coefficient in self._waiting:
-                add_exactly(self._high[part], self._low[part], flat[part].to(self._high).mul_(coefficient))
+                high = add_exactly(high, low, flat[part].to(high).mul_(coefficient))
+            self._high[part], self._low[part] = high, low
         self._waiting.clear()
-
-
-def rounded(high: Tensor, low: Tensor, divisor: float) -> Tensor:
-    """(high + low) / divisor in the dtype of `low`."""
-    return ((high + low) / divisor).to(low.dtype)
 
 
 def dumps(weights: Weights, header: Mapping | None = None) -> bytes:

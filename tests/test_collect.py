@@ -55,6 +55,13 @@ def table_of(*paths: Path, **options) -> Table:
     return tabulate(collect(paths, **options).require())
 
 
+def test_a_components_seed_that_follows_the_runs_makes_no_group(tmp_path):
+    follow = [make_run(tmp_path / f"f{seed}", {"a": 0.5}, seed=seed, data={"seed": seed}) for seed in (0, 1)]
+    assert [group.num_seeds for group in table_of(*follow).groups] == [2]
+    differ = [make_run(tmp_path / f"d{seed}", {"a": 0.5}, seed=seed, data={"seed": 7 - seed}) for seed in (0, 1)]
+    assert [group.num_seeds for group in table_of(*differ).groups] == [1, 1]
+
+
 def test_mean_and_sample_std_over_seeds(tmp_path):
     """Of the worst member, the mean of members, the gap, the unseen sites; machines and names make no group."""
     scores = [{"a": 0.5, "b": 0.9, "u": 0.3}, {"a": 0.8, "b": 0.6, "u": 0.5}, {"a": 0.7, "b": 0.7, "u": 0.1}]

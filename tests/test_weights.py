@@ -25,11 +25,11 @@ def mean_of(terms, groups):
         sums.append(WeightedSum())
         for index in group:
             sums[-1].add(*terms[index])
-    high, low = sums[0].pair()
+    high, low = (each.double() for each in sums[0].pair())
     for part in sums[1:]:
-        weights.add_exactly(high, low, part.pair()[0])
+        high = weights.add_exactly(high, low, part.pair()[0])
         low += part.pair()[1]
-    return sums[0].shaped(weights.rounded(high, low, sum(part.coefficient for part in sums)))
+    return sums[0].shaped((high + low) / sum(part.coefficient for part in sums))
 
 
 def test_mean_is_bitwise_independent_of_order_and_grouping():

@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fedlit.weights import CHUNK, WeightedSum, add_exactly, rounded
+from fedlit.weights import CHUNK, WeightedSum, add_exactly
 
 BLOCKS = 1 << 22  # elements of the blocks of one round, one block for each process
 SMALLEST = 1 << 16
-AHEAD = 2  # rounds that travel while one is added up
+AHEAD = 4  # rounds that travel while one is added up
 
 
 class Arriving(NamedTuple):
@@ -98,11 +98,11 @@ def _add_up(pair: tuple[Tensor, Tensor], others: list[tuple[Tensor, Tensor]], di
     length = CHUNK if pair[0].device.type == "cpu" else max(1, pair[0].numel())
     for start in range(0, pair[0].numel(), length):
         part = slice(start, start + length)
-        high, low = pair[0][part], pair[1][part]
+        high, low = pair[0][part], pair[1][part].double()
         for other in others:
-            add_exactly(high, low, other[0][part])
+            high = add_exactly(high, low, other[0][part])
             low += other[1][part]
-        low.copy_(rounded(high, low, divisor))
+        pair[1][part] = (high + low) / divisor
 
 
 def _post(messages: list[Any]) -> list[Any]:
