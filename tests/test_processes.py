@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,13 +32,13 @@ def fabric_run():
     return (*program, "run", "--accelerator=cpu", "--devices=2", ROOT / "launch" / "train.py")
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", "local"])
-def test_two_processes_equal_one(config_file, tmp_path, fabric_run, algorithm):
+@pytest.mark.parametrize("algorithm, flags", [("fedavg", ()), ("local", ("--strategy=ddp",))])
+def test_two_processes_equal_one(config_file, tmp_path, fabric_run, algorithm, flags):
     """Clients side by side change no bit: of the global weights, of personal states, of any score."""
     options = (config_file, f"algorithm={algorithm}", "optimizer_state=keep", "num_rounds=3")
     one = started(sys.executable, "launch/train.py", *options, f"run_dir={tmp_path / 'one'}")
     assert one.returncode == 0, one.stderr
-    two = started(*fabric_run, *options, f"run_dir={tmp_path / 'two'}")
+    two = started(*fabric_run[:-1], *flags, fabric_run[-1], *options, f"run_dir={tmp_path / 'two'}")
     assert two.returncode == 0, two.stderr
     assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
     for table in ("metrics.csv", "cases.csv"):
@@ -58,6 +59,26 @@ def test_a_team_equals_one_process_but_for_rounding_also_with_adam(config_file, 
     assert states[0].memories.keys() == states[1].memories.keys() == {"a", "b", "c"}
     for name, value in states[0].server.weights.items():
         torch.testing.assert_close(states[1].server.weights[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.long
+def test_two_nodes_equal_one_process(config_file, tmp_path, fabric_run):
+    """As `fabric run --num-nodes=2`, typed on each of two machines."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    one = started(sys.executable, "launch/train.py", config_file, f"run_dir={tmp_path / 'one'}")
+    assert one.returncode == 0, one.stderr
+    words = [word for word in map(str, fabric_run[:-1]) if not word.startswith("--devices")]
+    words += ["--devices=1", "--num-nodes=2", "--main-address=127.0.0.1", f"--main-port={port}"]
+    script = [str(fabric_run[-1]), str(config_file), f"run_dir={tmp_path / 'two'}"]
+    nodes = [
+        subprocess.Popen([*words, f"--node-rank={rank}", *script], env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.PIPE)
+        for rank in (0, 1)
+    ]
+    said = [node.communicate(timeout=120)[1].decode() for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
 
 
 @pytest.mark.long
