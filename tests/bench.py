@@ -169,7 +169,9 @@ def in_processes(count: int, *words: str) -> float:
     group = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"] if count > 1 else []
     command = [sys.executable, *group, "-m", "tests.bench_processes", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // count))}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
     return float(done.stdout.split("figure")[1].split()[0])
 
 

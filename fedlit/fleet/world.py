@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from fedlit.errors import BadInput
 from fedlit.fleet.lookout import Lookout, open_store
 from fedlit.fleet.processes import FOR_EVER, Processes, Result
 from fedlit.fleet.team import Team
+
+PARTING = 5.0
+"""Seconds in which the process groups are taken down; one that waits for a message is left as it is."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class World(Processes):
         if error is None:
             self.share(None)  # nobody may think that a process which is done has been lost
         self.lookout.close(f"{kind.__name__}: {error}" if kind else "")
+        if self.size > 1:  # a thread of gloo that still lets go of a message at the interpreter's end would abort it
+            parting = threading.Thread(target=dist.destroy_process_group, name="parting", daemon=True)
+            parting.start()
+            parting.join(PARTING)
 
     def on_first(self, function: Callable[[], Result]) -> Result:
         """What `function` returns in the first process, known in all.
