@@ -208,16 +208,14 @@ def checked(path: str | Path, overrides: Sequence[str]):  # -> config.Checked, i
     Raises:
         BadInput: naming every problem.
     """
-    from fedlit.config import check, load
+    from fedlit.config import check, load, refusal
 
     loaded = load(path, overrides)
     result = check(loaded)
     for line in (*loaded.notices, *result.remarks):
         say(line)
     if result.problems:
-        count = len(result.problems)
-        listed = "".join(f"\n  {problem}" for problem in result.problems)
-        raise BadInput(f"{path}: {count} problem{'s' * (count > 1)}{listed}")
+        raise refusal(path, result.problems)
     return result
 
 

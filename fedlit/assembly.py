@@ -92,8 +92,8 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
     members = [site for site in sites.values() if site.role == "member"]
     algorithm: Algorithm = build(config.algorithm)
     participants = participating(config, algorithm, members)
-    checkpoints = RunDirectory(config.run_dir) / "checkpoint"
-    costs = training_costs(participants, checkpoints)
+    run_dir = RunDirectory(config.run_dir)
+    costs = training_costs(participants, run_dir / "checkpoint")
     team = world.form_team(size_of_teams(config, costs, world.size))
     if team.size > 1:
         display.say(f"{team.size} processes train each client together")
@@ -113,7 +113,7 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
     )
     return Experiment(
         config,
-        RunDirectory(config.run_dir),
+        run_dir,
         source=source,
         algorithm=algorithm,
         predictors={name: PREDICTORS[name]() for name in algorithm.models}
@@ -126,7 +126,7 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
             keep_local,
             config.batch_size,
         ),
-        checkpoints=Checkpoints(checkpoints, fleet),
+        checkpoints=Checkpoints(run_dir / "checkpoint", fleet),
         first=first_server(resident, keep_local),
         display=display,
     )
@@ -206,9 +206,8 @@ def participating(config: DictConfig, algorithm: Algorithm, members: Sequence[Si
         BadInput: something is to be kept by members, and the algorithm has none.
     """
     participants = algorithm.participants(members)
-    if (config.keep_local or config.buffers == "local") and {site.name for site in participants} - {
-        site.name for site in members
-    }:
+    names = {site.name for site in members}
+    if (config.keep_local or config.buffers == "local") and any(site.name not in names for site in participants):
         raise BadInput(
             f"keep_local and buffers=local: {type(algorithm).__name__} has no member that could keep anything"
         )

@@ -63,9 +63,8 @@ class Checkpoints:
                 write_atomically(self.directory / "kept.json", content)
             write_atomically(self.directory / f"round-{state.server.round:05d}.json", content)
             self._clean()
-        self.fleet.world.share(
-            None
-        )  # nobody writes the next round's files while the first process still removes old ones
+        # nobody writes the next round's files while the first process still removes old ones
+        self.fleet.world.share(None)
 
     def newest(self, warn: Callable[[str], None]) -> State | None:
         """The newest state that is whole in every process; None where nothing was saved.

@@ -130,9 +130,12 @@ class Client(lightning.LightningModule):
 
     def fit(self, round: int, **openings: Callable) -> None:
         """Train for one round; see `fedlit.training.fit` for the openings."""
-        self.report = {"loss": training.fit(self, round, **openings)}
+        self.report = {"loss": self._train(round, **openings)}
         if self.keep_local:
             self.memory = {**self.memory, "kept": select(self.weights(), self.keep_local)}
+
+    def _train(self, round: int, **openings: Callable) -> float:
+        return training.fit(self, round, **openings)
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the resident network's entries."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -105,6 +105,12 @@ def check(loaded: Loaded) -> Checked:
     problems += inspection.problems
     found = (each._replace(file=each.file or _source(each.key, loaded.sources)) for each in problems)
     return Checked(config, tuple(dict.fromkeys(found)), tuple(remarks), tuple(unset))
+
+
+def refusal(path: str | Path, problems: Sequence[object]) -> BadInput:
+    """The error that names every problem of a config."""
+    listed = "".join(f"\n  {problem}" for problem in problems)
+    return BadInput(f"{path}: {len(problems)} problem{'s' * (len(problems) > 1)}{listed}")
 
 
 def _plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from fedlit.components import build
-from fedlit.config import Checked, Problem, check, load
+from fedlit.config import Checked, Problem, check, load, refusal
 from fedlit.errors import BadInput
 from fedlit.rundir import MACHINE
 from fedlit.schema import our_name
@@ -175,8 +175,7 @@ def _checked(path: str, points: Sequence[tuple[str, ...]]) -> list[Checked]:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             lines.append(f"with {found[0]}{more}: {problem}")
     if lines:
-        count = len(lines)
-        raise BadInput(f"{path}: {count} problem{'s' * (count > 1)}" + "".join(f"\n  {line}" for line in lines))
+        raise refusal(path, lines)
     return results
 
 

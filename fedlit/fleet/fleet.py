@@ -146,10 +146,7 @@ class Fleet:
             self.world.lookout.begins(name, broadcast.round + 1)
             try:
                 update, memory = team.together(partial(local_update, client, broadcast), patience=ALONE)
-                if team.is_first:
-                    team.together(partial(total.add, tensors(update), rule.coefficient(update)))
-                else:
-                    team.together(lambda: None)
+                team.together(partial(self._add, total, update, rule))
             except NO_CLIENTS_FAULT as error:  # the policy does not apply
                 return total, reports, failures, error
             except Exception as error:
@@ -165,6 +162,11 @@ class Fleet:
                 reports.append(Report(name, update.num_samples, size(update), seconds, update.scalars))
                 self.watch.client_done(name, seconds, update.scalars["loss"])
         return total, reports, failures, None
+
+    def _add(self, total: WeightedSum, update: Update, rule: Aggregation) -> None:
+        """Count an update, which all processes of a team have, once."""
+        if self.workbench.team.is_first:
+            total.add(tensors(update), rule.coefficient(update))
 
     def _judge(self, failures: Mapping[str, tuple[str, str]], num_updates: int, round: int) -> None:
         """Raises ClientFailed where the failed clients are the round's end."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed import Store
+from torch.distributed import Store, TCPStore
 
 from fedlit import stopping
 from fedlit.errors import ClientFailed, ProcessLost, Stopped
@@ -48,6 +48,7 @@ class Lookout:
     def __init__(self, store: Store | None = None, place: int = 0, size: int = 1, client_timeout: float | None = None):
         self.store, self.place, self.size, self.client_timeout = store, place, size, client_timeout
         self.problem: ProcessLost | None = None
+        self._since = 0.0  # when the problem was seen
         self._suspects = False
         self._neighbours: dict[int, Neighbour] = {}
         who = f"process {place} ({socket.gethostname()}, pid {os.getpid()})"
@@ -205,8 +206,6 @@ class Lookout:
         os._exit(1)
 
 
-def open_store(host: str, place: int, size: int, port: int = 0) -> Any:
+def open_store(host: str, place: int, size: int, port: int = 0) -> TCPStore:
     """The store of all processes; the first one opens it, at a free port, before the others come."""
-    from torch.distributed import TCPStore
-
     return TCPStore(host, port, size, place == 0, timeout=timedelta(seconds=60), wait_for_workers=False)

@@ -7,16 +7,13 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from fedlit.errors import NO_CLIENTS_FAULT, ClientFailed
 from fedlit.fleet.lookout import Lookout
-
-if TYPE_CHECKING:
-    pass
 
 Result = TypeVar("Result")
 FOR_EVER = timedelta(days=365)
