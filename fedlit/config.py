@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.components import UNKNOWN, Inspection, bind, build
 from fedlit.errors import BadInput
+from fedlit.fedfms_score import FEDFMS
 from fedlit.schema import GROUPS, NAMED_GROUPS, Problem, out_of_range, typed
 from fedlit.sources import COMMAND_LINE, Layer, Reading, flat, shipped, with_included, words
 
@@ -87,7 +88,7 @@ def check(loaded: Loaded) -> Checked:
     problems = [*loaded.problems, *(problem for problem in problems if problem.key not in unread)]
     unset: list[str] = []
     values = {str(key): _resolved(config, key, problems, unset) for key in config}
-    problems += out_of_range(values)
+    problems += [*out_of_range(values), *_unscorable(values)]
     inspection = Inspection()
     nodes = {key: values[key] for key in GROUPS}
     for group in NAMED_GROUPS:
@@ -105,6 +106,17 @@ def check(loaded: Loaded) -> Checked:
     problems += inspection.problems
     found = (each._replace(file=each.file or _source(each.key, loaded.sources)) for each in problems)
     return Checked(config, tuple(dict.fromkeys(found)), tuple(remarks), tuple(unset))
+
+
+def _unscorable(values: Mapping[str, Any]) -> list[Problem]:
+    """Metrics that are not defined for the activation."""
+    metrics = values["metrics"] if isinstance(values["metrics"], dict) and values["activation"] == "softmax" else {}
+    return [
+        Problem(f"metrics.{key}", f"{name} cuts the one raw logit of a class; use activation=sigmoid or leave it out")
+        for key in ("validation", "test")
+        for name in FEDFMS
+        if isinstance(metrics.get(key), list) and name in metrics[key]
+    ]
 
 
 def refusal(path: str | Path, problems: Sequence[object]) -> BadInput:

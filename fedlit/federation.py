@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from fedlit.algorithms import Algorithm, Sampling
 from fedlit.data.pictures import Case, Pictures
 from fedlit.data.site import Site
+from fedlit.fedfms_score import FEDFMS, levels
 from fedlit.fleet import Fleet
 from fedlit.losses import masks
 from fedlit.messages import Aggregate, Server, size
@@ -94,8 +95,9 @@ class Federation:
         self, predictor: Predictor, server: Server, scoring: Scoring, metrics: Sequence[str], split: str, name: str
     ) -> list[tuple[str, int, str, float]]:
         pictures = getattr(self.sites[name], split)
+        read = masks if set(FEDFMS).isdisjoint(metrics) else levels
         scores = []
-        for case, prediction in self.predict(predictor, server, name, pictures):
+        for case, prediction in self.predict(predictor, server, name, pictures, read=read):
             target = pictures.batch(case.indices)["target"].bool()
             scored = scoring.score(
                 as_case(prediction, case).numpy(), as_case(target, case).numpy(), spacing=case.spacing, names=metrics
@@ -104,27 +106,38 @@ class Federation:
         return scores
 
     def predict(
-        self, predictor: Predictor, server: Server, name: str, pictures: Pictures, cases: Sequence[Case] | None = None
+        self,
+        predictor: Predictor,
+        server: Server,
+        name: str,
+        pictures: Pictures,
+        cases: Sequence[Case] | None = None,
+        *,
+        read: Callable[[Tensor, int], Tensor] = masks,
     ) -> Iterator[tuple[Case, Tensor]]:
-        """(case, masks bool [slices, K, H, W]) of a site's pictures; nothing where there is no model for the site."""
+        """(case, planes [slices, K, H, W]) of a site's pictures; nothing where there is no model for the site.
+
+        read: logits [B, C, H, W] and the number of classes K -> planes [B, K, H, W], of one byte a pixel.
+        """
         bench = self.fleet.workbench
         learnt = Learnt(server, bench.network, bench.resident, self.fleet.memories.get(name, {}), self.kept)
         unlabelled = pictures.unlabelled()
         model = predictor.prepare(learnt, unlabelled)
         if model is None:
             return
+        planes = partial(self._planes, model, pictures.num_classes, read)
         bench.network.eval()
         for group in batches_of_cases(cases or unlabelled.cases, pictures.size is not None, self.batch_size):
             indices = [index for case in group for index in case.indices]
             parts = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
-            found = torch.cat([self._masks(model, unlabelled.images(part), pictures.num_classes) for part in parts])
+            found = torch.cat([planes(unlabelled.images(part)) for part in parts])
             yield from zip(group, found.split([len(case.indices) for case in group]), strict=True)
 
     @torch.inference_mode()
-    def _masks(self, model: Model, images: Tensor, num_classes: int) -> Tensor:
+    def _planes(self, model: Model, num_classes: int, read: Callable[[Tensor, int], Tensor], images: Tensor) -> Tensor:
         client = next(iter(self.fleet.clients.values()))
         images = images.to(self.fleet.workbench.fabric.device, memory_format=client.memory_format)
-        return masks(model(images), num_classes).cpu()
+        return read(model(images), num_classes).cpu()
 
 
 def as_case(planes: Tensor, case: Case) -> Tensor:

@@ -12,9 +12,12 @@ from math import hypot, isfinite, nan
 
 import numpy as np
 
+from fedlit.fedfms_score import FEDFMS, fedfms_scores
+
 OVERLAP = ("dice", "iou")  # shares from 0 to 1
 DISTANCES = ("hd95", "assd")  # mm or pixels, 0 is best
 METRICS = (*OVERLAP, *DISTANCES, "nsd")
+KNOWN = (*METRICS, *FEDFMS)
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ class Scoring:
     or an invented organ): `worst` gives 0, and as distance the diagonal of the image, more than any prediction can be
     off; `exclude` gives nan, and then a missed organ improves a mean. `surface_tolerance` is how far a surface may be
     off for `nsd`, in mm where the spacing is known, else in pixels. Raises ValueError on a value that is not allowed.
+
+    `fedfms_dice` and `fedfms_iou` have a rule of their own for empty masks (see `fedlit.fedfms_score`); a list that
+    names one of them and not `dice` gets it in front, so that nobody reads one for the other.
     """
 
     empty_both: str = "exclude"
@@ -41,9 +47,10 @@ class Scoring:
             raise ValueError(f"metrics.surface_tolerance={self.surface_tolerance!r} is not allowed; use 0 or more")
         for key in ("validation", "test"):
             names = getattr(self, key)
-            if isinstance(names, str) or not names or len(set(names)) < len(names) or not set(names) <= set(METRICS):
-                raise ValueError(f"metrics.{key}={names!r} is not allowed; use a list from {', '.join(METRICS)}")
-            object.__setattr__(self, key, tuple(names))
+            if isinstance(names, str) or not names or len(set(names)) < len(names) or not set(names) <= set(KNOWN):
+                raise ValueError(f"metrics.{key}={names!r} is not allowed; use a list from {', '.join(KNOWN)}")
+            needs_dice = "dice" not in names and not set(FEDFMS).isdisjoint(names)
+            object.__setattr__(self, key, ("dice", *names) if needs_dice else tuple(names))
 
     def score(
         self,
@@ -55,20 +62,23 @@ class Scoring:
     ) -> list[tuple[int, str, float]]:
         """(class index from 0, metric with its unit, value) of one case for every class and name; nan means excluded.
 
-        prediction, target: bool [K, H, W] or [K, D, H, W]. spacing: mm, (row, column) or (slice, row, column);
-        None scores in pixels. A volume of one slice is scored as a picture, else all of it would be surface. Overlap
-        alone costs no surface work. Raises ValueError if shapes, dtypes, spacing or names do not fit.
+        prediction, target: bool [K, H, W] or [K, D, H, W]; where names holds one of FedFMS's, the prediction is the
+        uint8 `levels` of `fedlit.fedfms_score`. spacing: mm, (row, column) or (slice, row, column); None scores in
+        pixels. A volume of one slice is scored as a picture, else all of it would be surface. Overlap alone costs no
+        surface work. Raises ValueError if shapes, dtypes, spacing or names do not fit.
         """
         prediction, target = np.asarray(prediction), np.asarray(target)
         _validate(prediction, target, spacing, names)
         if prediction.ndim == 4 and prediction.shape[1] == 1:
             prediction, target = prediction[:, 0], target[:, 0]
             spacing = spacing if spacing is None else spacing[1:]
-        return [
-            (index, with_unit(name, spacing), value)
-            for index, (mask, reference) in enumerate(zip(prediction, target, strict=True))
-            for name, value in zip(names, self._values(mask, reference, spacing, names), strict=True)
-        ]
+        of_mask, rows = [name for name in names if name not in FEDFMS], []
+        for index, (plane, reference) in enumerate(zip(prediction, target, strict=True)):
+            values = dict(zip(of_mask, self._values(plane > 0, reference, spacing, of_mask), strict=True))
+            if len(of_mask) < len(names):
+                values |= fedfms_scores(plane, reference)
+            rows += [(index, with_unit(name, spacing), values[name]) for name in names]
+        return rows
 
     def _values(
         self, mask: np.ndarray, reference: np.ndarray, spacing: Sequence[float] | None, names: Sequence[str]
@@ -93,7 +103,7 @@ class Scoring:
 
 def with_unit(name: str, spacing: Sequence[float] | None) -> str:
     """The metric's name as the result tables have it: `hd95_mm` where the spacing is known, else `hd95_px`; `dice`."""
-    return name if name in OVERLAP else f"{name}_px" if spacing is None else f"{name}_mm"
+    return name if name in (*OVERLAP, *FEDFMS) else f"{name}_px" if spacing is None else f"{name}_mm"
 
 
 def surface_distances(mask: np.ndarray, reference: np.ndarray, steps: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -131,14 +141,16 @@ def _surface_scores(forth: np.ndarray, back: np.ndarray, tolerance: float) -> di
 def _validate(
     prediction: np.ndarray, target: np.ndarray, spacing: Sequence[float] | None, names: Sequence[str]
 ) -> None:
-    for key, masks in (("prediction", prediction), ("target", target)):
-        if masks.dtype != bool or masks.ndim not in (3, 4) or masks.shape != prediction.shape:
+    of_prediction = np.dtype(bool if set(FEDFMS).isdisjoint(names) else np.uint8)
+    for key, planes, dtype in (("prediction", prediction, of_prediction), ("target", target, np.dtype(bool))):
+        if planes.dtype != dtype or planes.ndim not in (3, 4) or planes.shape != prediction.shape:
             raise ValueError(
-                f"{key} is {masks.dtype} {list(masks.shape)}; use bool [K, H, W] or [K, D, H, W] for both, of one shape"
+                f"{key} is {planes.dtype} {list(planes.shape)}; use {dtype} [K, H, W] or [K, D, H, W], "
+                "and one shape for prediction and target"
             )
     dimensions = prediction.ndim - 1
     if spacing is not None and (len(spacing) != dimensions or not all(isfinite(x) and x > 0 for x in spacing)):
         raise ValueError(f"spacing={tuple(spacing)!r} is not allowed; use {dimensions} lengths in mm above 0, or None")
-    unknown = [name for name in names if name not in METRICS]
+    unknown = [name for name in names if name not in KNOWN]
     if unknown:
-        raise ValueError(f"unknown metric {', '.join(map(str, unknown))}; use {', '.join(METRICS)}")
+        raise ValueError(f"unknown metric {', '.join(map(str, unknown))}; use {', '.join(KNOWN)}")

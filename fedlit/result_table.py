@@ -27,7 +27,8 @@ def result_table(summary: Mapping[str, Any], console: Console) -> None:
         ("role", [str(scores["role"]) for scores in sites.values()]),
     ]
     for name in metrics:
-        columns.append((name, [_number(scores, name, 3 if name == "iou" else 2) for scores in sites.values()]))
+        digits = 3 if name.endswith(("dice", "iou")) else 2
+        columns.append((name, [_number(scores, name, digits) for scores in sites.values()]))
     table, used = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim"), 0
     for title, cells in columns:
         used += max(len(cell) for cell in [title, *cells]) + 2

@@ -43,7 +43,7 @@ def test_uniform_mean_forgets_sizes(sites):
     uniform = run_rounds(*make_federation(sites), 1, FedAvg(aggregate=Mean(by="uniform"))).weights
     singles = [run_rounds(*make_federation([site]), 1).weights for site in sites]
     torch.testing.assert_close(uniform["head.weight"], sum(single["head.weight"] for single in singles) / 3)
-    with pytest.raises(ValueError, match="use samples or uniform"):
+    with pytest.raises(ValueError, match="use one of samples, uniform, samples_rounded_as_released"):
         Mean(by="size")
 
 

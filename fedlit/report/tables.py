@@ -9,6 +9,7 @@ from typing import Any
 from fedlit.report.reading import Run
 
 NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "assd": "ASSD", "nsd": "NSD", "mm": "mm", "px": "px"}
+NAMES |= {"fedfms_dice": "FedFMS Dice", "fedfms_iou": "FedFMS IoU"}
 
 
 def site_table(run: Run) -> dict[str, Any]:
@@ -34,6 +35,8 @@ def site_table(run: Run) -> dict[str, Any]:
 
 def metric_name(name: str) -> str:
     """`hd95_mm` -> `HD95 (mm)`."""
+    if name in NAMES:
+        return NAMES[name]
     kind, _, unit = name.partition("_")
     return NAMES.get(kind, kind) + (f" ({NAMES.get(unit, unit)})" if unit else "")
 
