@@ -1,12 +1,10 @@
-"""The command line: run, check, plan, submit, collect, evaluate, predict, export."""
+"""The command line: run, check, plan, submit, collect, evaluate, predict, export, weights."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,7 @@ from typing import Any
 import click
 
 from fedlit import __version__
-from fedlit.errors import BadInput, ClientFailed, ProcessLost, Stopped
-
-EXIT_CODES = """\b
-Exit codes: 0 done, 1 failed, 2 bad input, 75 saved and to be run again, 130 Ctrl-C (saved)."""
-
-SAVED = "the rounds that were complete are saved: run the same command to go on (without overwrite=true)"
+from fedlit.outcome import EXIT_CODES, guarded, say
 
 overrides = click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 run_argument = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
@@ -68,7 +61,7 @@ def check(config: str, overrides: Sequence[str]) -> None:
 def plan(config: str, overrides: Sequence[str], measure: bool) -> None:
     """Say what a run of CONFIG would take: homes, parameters, messages, memory.
 
-    Nothing is trained and no picture decoded; data.root may be left unset.
+    Nothing is trained and no picture decoded; data.root and network.checkpoint may be left unset.
 
     \b
     fedlit plan quickstart
@@ -78,9 +71,10 @@ def plan(config: str, overrides: Sequence[str], measure: bool) -> None:
 
     from fedlit.plan import plan as plan_of
     from fedlit.plan_table import plan_table
+    from fedlit.sketch import UNSET
 
     result = checked(config, overrides)
-    planned = replace(result, unset=tuple(key for key in result.unset if key != "data.root"))
+    planned = replace(result, unset=tuple(key for key in result.unset if key not in UNSET))
     plan_table(plan_of(planned.require(), measured=measure), Console())
 
 
@@ -195,11 +189,37 @@ def predict(run_dir: Path, images: Sequence[Path], site: str | None, out: Path, 
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--site", help="The member whose own entries or personal model to export.")
 @click.option("--model", help="global or personal; by default the one the run was judged by.")
-def export(run_dir: Path, out: Path, site: str | None, model: str | None) -> None:
-    """Write a finished run's model to the folder OUT: model.safetensors and model.json."""
+@click.option("--trained-only", is_flag=True, help="Leave out what was frozen: adapters alone are small.")
+def export(run_dir: Path, out: Path, site: str | None, model: str | None, trained_only: bool) -> None:
+    """Write a finished run's model to the folder OUT: model.safetensors and model.json.
+
+    What was trained alone can be put beside the same checkpoint again: network.trained=OUT/model.safetensors
+    """
     from fedlit import command
 
-    command.export(run_dir, out, site=site, model=model)
+    command.export(run_dir, out, site=site, model=model, trained_only=trained_only)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the file; here by default.")
+def weights(name: str | None, out: Path | None) -> None:
+    """List the published weights of SAM and its medical kin, or fetch those of NAME.
+
+    \b
+    fedlit weights
+    fedlit weights sam_vit_b --out weights
+    """
+    from rich.console import Console
+
+    from fedlit import published_weights
+
+    if name is not None:
+        published_weights.fetch(name, out or Path(), Console())
+        return
+    if out is not None:
+        raise click.UsageError("--out needs NAME: which weights to fetch; without --out they are listed")
+    published_weights.show(Console())
 
 
 def checked(path: str | Path, overrides: Sequence[str]):  # -> config.Checked, imported late
@@ -217,47 +237,6 @@ def checked(path: str | Path, overrides: Sequence[str]):  # -> config.Checked, i
     if result.problems:
         raise refusal(path, result.problems)
     return result
-
-
-def is_first() -> bool:
-    """This process speaks to the user; the launchers of several processes number them in one of these variables."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-
-
-def guarded(function: Callable[[], None], debug: bool) -> int:
-    """The exit code of a command, its error said in words; with `debug` errors keep their traceback."""
-    try:
-        function()
-        return 0
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        say(f"\nstopped by Ctrl-C; {SAVED}")
-        return 130
-    except Stopped as stop:
-        say(f"{stop}; {SAVED}")
-        return 75
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        if isinstance(error, ProcessLost):
-            click.echo(f"error: {error}; {SAVED}", err=True)  # by every process: the first may be the one that is lost
-            return 1
-        if isinstance(error, BadInput | ClientFailed):
-            say(f"error: {error}")
-            return 2 if isinstance(error, BadInput) else 1
-        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-        click.echo(f"error: {type(error).__name__}: {error}{where}\nadd --debug for the traceback", err=True)
-        return 1
-
-
-def say(text: str) -> None:
-    """An error that all processes share, said once."""
-    if is_first():
-        click.echo(text, err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

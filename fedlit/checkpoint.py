@@ -12,7 +12,7 @@ from typing import Any
 from fedlit.errors import BadInput
 from fedlit.files import write_atomically
 from fedlit.fleet import Fleet
-from fedlit.messages import Server, Slots, header, restore, tensors
+from fedlit.messages import Server, Slots, flatten, header, restore, tensors, unflatten
 from fedlit.weights import Weights, dumps, load
 
 FORMAT = 1
@@ -96,7 +96,7 @@ class Checkpoints:
         Raises:
             BadInput: in every process, if any cannot read its part.
         """
-        state, problem = None, None
+        problem = ""
         try:
             state = read_state(self.directory, name, self.fleet.lives_here)
         except BadInput as error:
@@ -109,8 +109,7 @@ class Checkpoints:
     def _write_memory(self, name: str, memory: Slots) -> str:
         before = self._written.get(name)
         if before is None or before[0] is not memory:
-            flat = {f"{slot}/{entry}": value for slot, values in memory.items() for entry, value in values.items()}
-            self._written[name] = (memory, self._write(flat))
+            self._written[name] = (memory, self._write(flatten(memory)))
         return self._written[name][1]
 
     def _write(self, weights: Weights) -> str:
@@ -168,7 +167,7 @@ def read_state(directory: Path, name: str, is_wanted: Callable[[str], bool] = la
     index = read_index(directory / name)
     server = restore(Server, index["server"]["header"], _read(directory, index["server"]["file"]))
     wanted = {client: file for client, file in index["memories"].items() if is_wanted(client)}
-    memories = {client: _slots(_read(directory, file)) for client, file in wanted.items()}
+    memories = {client: unflatten(_read(directory, file)) for client, file in wanted.items()}
     return State(server, memories, index["progress"])
 
 
@@ -196,12 +195,3 @@ def _read(directory: Path, name: str) -> Weights:
     if hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
         raise BadInput(f"checkpoint file {path} is damaged: its content does not have the hash it is named by")
     return load(path)[0]
-
-
-def _slots(flat: Weights) -> dict[str, dict]:
-    """`slot/entry` names back into slots."""
-    memory: dict[str, dict] = {}
-    for name, value in flat.items():
-        slot, entry = name.split("/", 1)
-        memory.setdefault(slot, {})[entry] = value
-    return memory

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 
-from fedlit.assembly import assemble, resolve, start
+from fedlit.assembly import assemble
 from fedlit.data.reading import VOLUMES, read_image
 from fedlit.display import open_display
 from fedlit.errors import BadInput
@@ -19,6 +19,8 @@ from fedlit.files import write_json
 from fedlit.finished import open_model
 from fedlit.fleet import World
 from fedlit.losses import masks
+from fedlit.machine import resolve, start
+from fedlit.networks.trained import save_trained
 from fedlit.result_table import result_table
 from fedlit.rundir import FREE, RunDirectory, changes
 from fedlit.slurm import back_to_the_queue
@@ -128,12 +130,19 @@ def is_volume(path: Path) -> bool:
     return path.name.lower().endswith((*VOLUMES, ".npy"))
 
 
-def export(run_dir: Path, out: Path, *, site: str | None, model: str | None) -> None:
-    """Write `model.safetensors`, the network's state dict, and `model.json`, what is needed to build and feed it."""
+def export(run_dir: Path, out: Path, *, site: str | None, model: str | None, trained_only: bool = False) -> None:
+    """Write `model.safetensors`, the network's state dict, and `model.json`, what is needed to build and feed it.
+
+    Args:
+        trained_only: of the state dict, what was trained.
+    """
     learnt = open_model(run_dir, site=site, model=model)
     if learnt.model is not learnt.network:
         raise BadInput(f"{run_dir}: this model is more than a network's weights and cannot be exported")
     out.mkdir(parents=True, exist_ok=True)
-    save(out / "model.safetensors", learnt.network.state_dict())
+    if trained_only:
+        save_trained(out / "model.safetensors", learnt.network)
+    else:
+        save(out / "model.safetensors", learnt.network.state_dict())
     write_json(out / "model.json", learnt.description)
     print(out / "model.safetensors")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from fedlit.weights import num_bytes
 
 TRUE = {"32-true": torch.float32, "64-true": torch.float64, "bf16-true": torch.bfloat16}
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -124,15 +126,6 @@ def optimizer_bytes(make: Callable[[list[nn.Parameter]], Optimizer], parameters:
             of_shape[key] = sum(num_bytes(value) for value in optimizer.state.values())
         total += of_shape[key]
     return total
-
-
-def num_bytes(value: Any) -> int:
-    """Bytes of all tensors in a tensor, mapping or list."""
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, Mapping):
-        return sum(num_bytes(item) for item in value.values())
-    return sum(num_bytes(item) for item in value) if isinstance(value, list | tuple) else 0
 
 
 def num_elements(values: Iterable[Tensor]) -> int:

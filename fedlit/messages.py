@@ -13,8 +13,6 @@ from fedlit.weights import Weights, num_bytes
 Slots = Mapping[str, Weights]
 """What an algorithm keeps beside the weights, by name: `{"momentum": {...}}`."""
 
-Record = TypeVar("Record")
-
 
 @dataclass(frozen=True)
 class Server:
@@ -74,12 +72,12 @@ class Aggregate:
     dropped: Mapping[str, str] = field(default_factory=dict)
 
 
+Record = TypeVar("Record", Server, Broadcast, Update, Aggregate)
+
+
 def tensors(message: Any) -> dict[str, Tensor]:
     """The tensors of a message under flat names: `weights/conv.bias`, `slots/momentum/conv.bias`."""
-    flat = {f"weights/{name}": value for name, value in message.weights.items()}
-    for slot, values in message.slots.items():
-        flat |= {f"slots/{slot}/{name}": value for name, value in values.items()}
-    return flat
+    return flatten({"weights": message.weights, "slots": flatten(message.slots)})
 
 
 def header(message: Any) -> dict[str, Any]:
@@ -92,16 +90,22 @@ def header(message: Any) -> dict[str, Any]:
 
 def restore(kind: type[Record], header: Mapping[str, Any], flat: Weights) -> Record:
     """The message that `header` and `tensors` were taken from."""
-    weights: dict[str, Tensor] = {}
+    parts = unflatten(flat)
+    return kind(weights=parts.get("weights", {}), slots=unflatten(parts.get("slots", {})), **header)
+
+
+def flatten(slots: Slots) -> dict[str, Tensor]:
+    """The tensors of all slots under flat names: `momentum/conv.bias`."""
+    return {f"{slot}/{entry}": value for slot, values in slots.items() for entry, value in values.items()}
+
+
+def unflatten(flat: Weights) -> dict[str, dict[str, Tensor]]:
+    """The slots that `flatten` made one of; those without an entry are gone."""
     slots: dict[str, dict[str, Tensor]] = {}
     for name, value in flat.items():
-        part, rest = name.split("/", 1)
-        if part == "weights":
-            weights[rest] = value
-        else:
-            slot, entry = rest.split("/", 1)
-            slots.setdefault(slot, {})[entry] = value
-    return kind(weights=weights, slots=slots, **header)
+        slot, entry = name.split("/", 1)
+        slots.setdefault(slot, {})[entry] = value
+    return slots
 
 
 def size(message: Any) -> int:

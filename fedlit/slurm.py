@@ -20,8 +20,6 @@ from fedlit.sweep import GRID, Grid, noted
 
 RUNS = re.compile(r"^# RUNS: .*\n(.+\n)*", flags=re.MULTILINE)
 """The paragraph of launch/slurm.sbatch that says what is run."""
-UNSEEN_NAMES = ("bash", "interactive")
-"""Names of jobs in which Lightning does not look for processes of srun."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Resources:
         for word in self.further:
             if not re.fullmatch(r"--?[A-Za-z].*", word):
                 problems.append(f"--sbatch={word!r}: needs an option of sbatch, such as --sbatch=--account=X")
-            elif re.fullmatch(rf"(--job-name[= ]|-J ?)({'|'.join(UNSEEN_NAMES)})", word):
+            elif (named := re.fullmatch(r"(?:--job-name[= ]|-J ?)(.*)", word)) and is_unseen(named[1]):
                 problems.append(
                     f"--sbatch={word!r}: in jobs of this name processes do not find each other; choose another"
                 )
@@ -73,6 +71,13 @@ class Resources:
         }
         chosen: dict[str, str | None] = {key: str(value) for key, value in found.items() if value is not None}
         return chosen | ({"--gpus-per-node": None} if gpus == 0 else {})
+
+
+def is_unseen(name: str) -> bool:
+    """In a job of this name processes of srun do not find each other."""
+    from fedlit.fleet.starting import UNSEEN_NAMES  # late: torch comes with it
+
+    return name in UNSEEN_NAMES
 
 
 def submit(grid: Grid, resources: Resources) -> str:

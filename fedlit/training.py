@@ -9,24 +9,20 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedlit.errors import ClientFailed
 from fedlit.seeding import address
-from fedlit.weights import Weights
+from fedlit.training_state import load_loss_scale, loss_scale, optimizer_state
 
 if TYPE_CHECKING:
     from fedlit.client import Client
     from fedlit.data.site import Site
+    from fedlit.fleet import Workbench
 
 Batch = Mapping[str, Tensor]
 """`image` [B, C, H, W] in [0, 1] and `target` [B, K, H, W] of 0 and 1."""
-
-
-OF_TRAINING = ("optimizer", "loss_scale")
-"""Slots of a client's memory that go on with its training and are no part of its model."""
 
 
 class Request(NamedTuple):
@@ -63,16 +59,16 @@ class LocalTraining:
 
     def requests(self, site: Site, round: int) -> Iterator[list[Request]]:
         """The optimizer steps of one round, each a list of batches."""
-        passes = self._passes(site, round)
-        if self.steps is not None:
-            return islice(passes, self.steps)
-        return islice(passes, self.epochs * self.steps_per_epoch(site))
+        return islice(self._passes(site, round), self.num_steps(site))
 
     def steps_per_epoch(self, site: Site) -> int:
         return math.ceil(math.ceil(len(site.train) / self.batch_size) / self.accumulate_batches)
 
     def num_steps(self, site: Site) -> int:
-        return self.steps if self.steps is not None else self.epochs * self.steps_per_epoch(site)
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None, "neither epochs nor steps"
+        return self.epochs * self.steps_per_epoch(site)
 
     def step_seed(self, site: Site, round: int, step: int, place: int = 0) -> int:
         """What dropout and the like draw from in one step, in each process of a team (`place`) something else."""
@@ -114,9 +110,10 @@ def fit(
         ClientFailed: the loss is NaN or Inf.
     """
     bench, plan, site = client.workbench, client.plan, client.site
+    assert bench is not None, "fit needs the workbench that a fleet lends"
     team, network, objective = bench.team, bench.synced, objective or client.objective
     optimizer = client.make_optimizer(round)
-    stepper = bench.fabric.setup_optimizers(optimizer)
+    stepper: Any = bench.fabric.setup_optimizers(optimizer)
     load_loss_scale(bench.fabric, client.memory)
     steps = list(plan.requests(site, round))
     batches = bench.loader.batches(site.train, [team.part(request) for step in steps for request in step])
@@ -128,7 +125,7 @@ def fit(
         optimizer.zero_grad()
         num_pictures = sum(len(request.indices) for request in step)
         for place, request in enumerate(step):
-            batch = team.together(lambda: next_batch(client, batches))
+            batch = team.together(lambda: next_batch(bench, site, batches))
             with team.averaging(bench.fabric, network, is_last=place == len(step) - 1):
                 loss = objective(network, batch)
                 total = team.weighted(loss, request)
@@ -152,9 +149,9 @@ def fit(
     return mean_loss(team.share((torch.stack(losses).double().tolist(), counts)))
 
 
-def next_batch(client: Client, batches: Iterator[Batch]) -> Batch:
+def next_batch(bench: Workbench, site: Site, batches: Iterator[Batch]) -> Batch:
     """The next batch, unless the client has to end before it."""
-    client.workbench.team.lookout.safe_point(client.site.name)
+    bench.team.lookout.safe_point(site.name)
     return next(batches)
 
 
@@ -181,49 +178,6 @@ def mean_loss(parts: Sequence[tuple[Sequence[float], Sequence[int]]]) -> float:
                 )
     weighted = [(loss, count) for losses, counts in parts for loss, count in zip(losses, counts, strict=True)]
     return math.fsum(loss * count for loss, count in weighted) / sum(count for _, count in weighted)
-
-
-def optimizer_state(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The state of an optimizer as named tensors on the CPU: `exp_avg/conv.weight`."""
-    names = {parameter: name for name, parameter in network.named_parameters()}
-    state = {}
-    for parameter, entries in optimizer.state.items():
-        for entry, value in entries.items():
-            if value is None:
-                continue
-            if not isinstance(value, Tensor | int | float):
-                what = f"`{entry}` of {type(optimizer).__name__}, a {type(value).__name__}"
-                raise ClientFailed(f"optimizer_state=keep cannot store {what}; use optimizer_state=recreate")
-            state[f"{entry}/{names[parameter]}"] = torch.as_tensor(value).detach().cpu().clone()
-    return state
-
-
-def load_optimizer_state(network: nn.Module, optimizer: Optimizer, state: Weights) -> None:
-    """Put back what `optimizer_state` took."""
-    parameters = dict(network.named_parameters())
-    for key, value in state.items():
-        entry, name = key.split("/", 1)
-        parameter = parameters[name]
-        # What has the parameter's shape goes where that is; a counter of steps stays on the CPU, as Adam keeps it.
-        like = parameter if value.shape == parameter.shape and value.dim() else value
-        optimizer.state[parameter][entry] = torch.empty_like(like, dtype=value.dtype).copy_(value)
-
-
-def loss_scale(fabric: Fabric) -> dict[str, dict[str, Tensor]]:
-    """The slot that a client remembers its loss scale in; none where the precision has no scaler (all but 16-mixed)."""
-    scaler = getattr(fabric.strategy.precision, "scaler", None)
-    if scaler is None:
-        return {}
-    state = scaler.state_dict()
-    return {"loss_scale": {name: torch.tensor(state[name]) for name in ("scale", "_growth_tracker")}}
-
-
-def load_loss_scale(fabric: Fabric, memory: Mapping[str, Weights]) -> None:
-    """Put back what `loss_scale` took, for the clients of a process share one scaler; a new client's starts anew."""
-    scaler = getattr(fabric.strategy.precision, "scaler", None)
-    if scaler is not None:
-        remembered = {name: value.item() for name, value in memory.get("loss_scale", {}).items()}
-        scaler.load_state_dict(torch.amp.GradScaler(fabric.device.type).state_dict() | remembered)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -67,8 +68,13 @@ def select(weights: Weights, patterns: Iterable[str]) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
 
 
-def num_bytes(weights: Weights) -> int:
-    return sum(value.numel() * value.element_size() for value in weights.values())
+def num_bytes(value: Any) -> int:
+    """Bytes of all tensors in a tensor, mapping or list, however deep."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(num_bytes(item) for item in value.values())
+    return sum(num_bytes(item) for item in value) if isinstance(value, list | tuple) else 0
 
 
 def sha256(*states: Weights) -> str:
@@ -78,7 +84,7 @@ def sha256(*states: Weights) -> str:
         for name in sorted(state):
             value = state[name].detach().cpu().contiguous()
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
         digest.update(b"\n")
     return digest.hexdigest()
 
@@ -125,15 +131,16 @@ class WeightedSum:
             ClientFailed: the term holds NaN or Inf.
         """
         values = {name: value for name, value in weights.items() if value.is_floating_point()}
-        if self.like is None:
-            self._allocate(values, next((value.device for value in values.values()), torch.device("cpu")))
-        elif self.like.keys() != values.keys():
-            names = sorted(self.like.keys() ^ values.keys())
+        like = self.like
+        if like is None:
+            like = self._allocate(values, next((value.device for value in values.values()), torch.device("cpu")))
+        elif like.keys() != values.keys():
+            names = sorted(like.keys() ^ values.keys())
             raise ValueError(
                 f"updates of one round have different entries: {', '.join(names[:3])} ({len(names)} in all)"
             )
         if values:
-            flat = torch.cat([values[name].detach().reshape(-1) for name in self.like])
+            flat = torch.cat([values[name].detach().reshape(-1) for name in like])
             # a sum is not finite where an element is not, and takes a twentieth of the time of isfinite().all()
             if not flat.sum(dtype=torch.promote_types(flat.dtype, torch.float32)).isfinite():
                 raise ClientFailed("its update holds NaN or Inf; lower lr or set gradient_clip")
@@ -161,13 +168,14 @@ class WeightedSum:
             for (name, like), part in zip(self.like.items(), parts, strict=True)
         }
 
-    def _allocate(self, like: Weights, device: torch.device) -> None:
+    def _allocate(self, like: Weights, device: torch.device) -> Weights:
         self.like = {name: torch.empty_like(value, device="meta") for name, value in like.items()}
         num_elements = sum(value.numel() for value in like.values())
         device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
         self._high = torch.zeros(num_elements, dtype=torch.float64, device=device)
         is_double = any(value.dtype == torch.float64 for value in like.values())
         self._low = torch.zeros_like(self._high, dtype=torch.float64 if is_double else torch.float32)
+        return self.like
 
     def _settle(self) -> None:
         chunk = CHUNK if self._high.device.type == "cpu" else LARGE_CHUNK

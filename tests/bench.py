@@ -1,6 +1,7 @@
 """What fedlit costs, as ratios against bare PyTorch in the same process: python -m tests.bench [NAME ...]
 
-Names: sites, clients, memory, start, pair, sharing, mean. Medians over alternating rounds; nothing here decides a test.
+Names: sites, clients, memory, start, pair, sharing, mean, sam, sam_ways, sam_cache, sam_gpu. Medians over alternating
+rounds; nothing here decides a test.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from pathlib import Path
 import torch
 
 from fedlit.algorithms import FedAvg
-from fedlit.assembly import assemble, resolve, start
+from fedlit.assembly import assemble
 from fedlit.checkpoint import Checkpoints, State
 from fedlit.config import check, load
 from fedlit.display import open_display
 from fedlit.fleet import World
 from fedlit.losses import DiceBCE
+from fedlit.machine import resolve, start
 from fedlit.provenance import provenance
+from tests import bench_sam, bench_sam_ways
 from tests.conftest import REAL_DATA, write_manifest
 
 
@@ -203,6 +206,10 @@ BENCHES: dict[str, Callable[[Path], None]] = {
     "pair": bench_pair,
     "sharing": bench_sharing,
     "mean": bench_mean,
+    "sam": bench_sam.bench_sam,
+    "sam_ways": bench_sam_ways.bench_sam_ways,
+    "sam_cache": bench_sam.bench_sam_cache,
+    "sam_gpu": bench_sam.bench_sam_gpu,
 }
 
 
@@ -216,7 +223,7 @@ def main() -> None:
         folder, num_clients, num_rounds = arguments.memory_of
         print_memory(Path(folder), int(num_clients), int(num_rounds))
         return
-    print(f"{provenance('', None)['hardware']['cpu']}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{provenance('', {})['hardware']['cpu']}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name in arguments.names or BENCHES:
         with tempfile.TemporaryDirectory() as folder:
             BENCHES[name](Path(folder))

@@ -35,10 +35,11 @@ def equal_clients(folder: Path, count: int, pictures: int, size: int) -> list[st
 
 def pace(world, folder: str, count: str, pictures: str, size: str, channels: str) -> float:
     """Median seconds of a round: train, aggregate, save."""
-    from fedlit.assembly import assemble, resolve
+    from fedlit.assembly import assemble
     from fedlit.checkpoint import Checkpoints, State
     from fedlit.config import check, load
     from fedlit.display import open_display
+    from fedlit.machine import resolve
 
     data = equal_clients(Path(folder), int(count), int(pictures), int(size))
     overrides = [*data, f"network.base_channels={channels}", f"run_dir={folder}", "precision=32-true"]

@@ -169,7 +169,7 @@ def make_federation(
         world,
         clients,
         Workbench(world.fabric, wrapped, synced, resident, Loader(), team),
-        costs=costs,
+        costs=costs or {name: len(client.site.train) for name, client in clients.items()},
         scoring_costs={site.name: site.num_samples for site in sites},
         on_client_error=on_client_error,
     )

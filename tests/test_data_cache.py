@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from fedlit.data import cache as caching
-from fedlit.data.cache import Files, default_cache, file_hashes, packed
+from fedlit.data.cache import Files, file_hashes, packed
 from fedlit.data.pack import JoinedPack, Pack, open_pack
 from fedlit.data.preparing import Preparation
 from fedlit.errors import BadInput
+from fedlit.storage import default_cache
 
 BINARY = Preparation((0, 255))
 

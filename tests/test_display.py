@@ -152,7 +152,12 @@ def test_ctrl_c_gives_the_cursor_back(tmp_path):
     main, child = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "40", "LINES": "10"}
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=child, stdout=child, stderr=child, env=environment
+        [sys.executable, "-c", program],
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores Ctrl-C
     )
     os.close(child)
     seen, asked, deadline = b"", False, time.monotonic() + 60

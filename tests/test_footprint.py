@@ -7,9 +7,10 @@ import torch
 from lightning.fabric.plugins import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from torch import nn
 
-from fedlit.footprint import MIXED, Numerics, activation_bytes, blank, num_bytes, optimizer_bytes, saved_bytes
+from fedlit.footprint import MIXED, Numerics, activation_bytes, blank, optimizer_bytes, saved_bytes
 from fedlit.losses import DiceBCE, DiceCE
 from fedlit.networks import UNet
+from fedlit.weights import num_bytes
 
 
 def unet(norm: str = "group", channels: int = 1) -> UNet:

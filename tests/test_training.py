@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fedlit.errors import ClientFailed
-from fedlit.training import Cosine, LocalTraining, Step, load_loss_scale, loss_scale
+from fedlit.training import Cosine, LocalTraining, Step
+from fedlit.training_state import load_loss_scale, loss_scale
 from fedlit.weights import sha256
 from tests.conftest import make_federation, make_network, make_site, run_rounds
 
@@ -36,6 +37,23 @@ def test_a_round_shows_every_picture_once_per_epoch_in_an_order_of_its_own():
     assert all(sorted(order[:7]) == sorted(order[7:]) == list(range(7)) for order in rounds)
     assert len({tuple(order[start : start + 7]) for order in rounds for start in (0, 7)}) == 4
     assert rounds[1] == [index for step in plan.requests(site, 1) for request in step for index in request.indices]
+
+
+@pytest.mark.parametrize(("num", "batch_size"), [(10, 4), (8, 4), (3, 4), (1, 1)])
+def test_all_batches_but_the_last_of_an_epoch_are_full(num, batch_size):
+    plan, site = LocalTraining(sgd, batch_size=batch_size), make_site("a", (num, 1, 1))
+    batches = [request.indices for step in plan.requests(site, 0) for request in step]
+    assert sorted(index for batch in batches for index in batch) == list(range(num))
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+
+
+def test_the_seed_decides_the_order():
+    site = make_site("a", (50, 1, 1))
+    orders = [
+        [index for (request,) in LocalTraining(sgd, seed=seed).requests(site, 0) for index in request.indices]
+        for seed in (1, 1, 2)
+    ]
+    assert orders[0] == orders[1] != orders[2]
 
 
 @pytest.mark.parametrize("steps", [1, 3, 8])

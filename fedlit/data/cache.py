@@ -24,9 +24,9 @@ import numpy as np
 
 from fedlit.data.pack import Pack, open_pack
 from fedlit.data.preparing import Preparation
-from fedlit.data.storage import locked, read_json, writing_to
 from fedlit.errors import BadInput
 from fedlit.files import replacing, write_atomically
+from fedlit.storage import locked, read_json, writing_to
 
 FORMAT = 1  # part of every pack's key: raise it when decoding or preparing changes
 NUM_THREADS = min(8, os.cpu_count() or 1)
@@ -51,13 +51,6 @@ class PackedCase:
     size: tuple[int, int]
     spacing: tuple[float, ...] | None
     is_volume: bool
-
-
-def default_cache() -> Path:
-    """$FEDLIT_CACHE, else fedlit in $XDG_CACHE_HOME, else ~/.cache/fedlit."""
-    if place := os.environ.get("FEDLIT_CACHE"):
-        return Path(place).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "fedlit"
 
 
 def file_hashes(paths: Sequence[Path], *, root: Path, cache: Path) -> dict[Path, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -12,12 +11,6 @@ from torch.utils.data import DataLoader, Dataset
 from fedlit.data.pictures import Pictures
 from fedlit.data.request import Request
 from fedlit.errors import BadInput
-
-
-def epoch_indices(num_pictures: int, batch_size: int, seed: int) -> list[list[int]]:
-    """One shuffled pass over the pictures; the last batch may be smaller."""
-    order = np.random.default_rng(seed).permutation(num_pictures).tolist()
-    return [order[start : start + batch_size] for start in range(0, num_pictures, batch_size)]
 
 
 class Loader:

@@ -14,7 +14,6 @@ from time import perf_counter
 
 import numpy as np
 
-from fedlit.data.cache import default_cache
 from fedlit.data.checks import roles_of
 from fedlit.data.manifest import SPLITS, refuse
 from fedlit.data.outline import Outline, augmented_size
@@ -23,9 +22,9 @@ from fedlit.data.phantom_hospitals import FURTHER, MEMBERS, SERVER, UNSEEN, Hosp
 from fedlit.data.preparing import Preparation
 from fedlit.data.site import Site
 from fedlit.data.source import Manifest
-from fedlit.data.storage import locked, writing_to
 from fedlit.files import replacing, write_atomically
 from fedlit.seeding import address
+from fedlit.storage import default_cache, locked, writing_to
 
 DRAWING = 2  # part of the cache's key: raise it when any pixel changes
 MOST_MEMBERS = len(MEMBERS) + len(FURTHER)
@@ -84,9 +83,8 @@ class Phantom:
     def load(self, *, unseen_sites: Collection[str] | None = None, server_site: str | None = None) -> list[Site]:
         """The sites in order of their names, drawn on the first call. Where nothing is said, `rural` is unseen and
         `server` the server's; who names others, or none (`[]`), makes members of these."""
-        manifest = self._drawn()
-        unseen = (UNSEEN.name,) if unseen_sites is None else unseen_sites
-        return manifest.load(unseen_sites=unseen, server_site=server_site or SERVER.name)
+        unseen, server = _not_members(unseen_sites, server_site)
+        return self._drawn().load(unseen_sites=unseen, server_site=server)
 
     def outline(self, *, unseen_sites: Collection[str] | None = None, server_site: str | None = None) -> list[Outline]:
         """See `Manifest.outline`; nothing is drawn."""
@@ -96,8 +94,8 @@ class Phantom:
             hospital.name: [self._num(*of_split) for of_split in zip(hospital.num_cases, LEAST, strict=True)]
             for hospital in self._hospitals()
         }
-        unseen = (UNSEEN.name,) if unseen_sites is None else unseen_sites
-        roles = roles_of(counts.keys(), unseen_sites=unseen, server_site=server_site or SERVER.name, seed_names={})
+        unseen, server = _not_members(unseen_sites, server_site)
+        roles = roles_of(counts.keys(), unseen_sites=unseen, server_site=server, seed_names={})
         for name in unseen:
             counts[name] = [0, 0, sum(counts[name])]
         return [Outline(name, roles[name], *counts[name]) for name in sorted(counts)]
@@ -185,6 +183,11 @@ class Phantom:
             augment=self.augment,
             cache_dir=self.cache_dir,
         )
+
+
+def _not_members(unseen_sites: Collection[str] | None, server_site: str | None) -> tuple[Collection[str], str]:
+    """The unseen sites and the server's; where nothing is said, `rural` and `server`."""
+    return (UNSEEN.name,) if unseen_sites is None else unseen_sites, server_site or SERVER.name
 
 
 def _visits(hospital: Hospital, split: str, num: int, seed: int) -> Iterator[tuple[int, int]]:

@@ -77,7 +77,7 @@ def place(hospital: Hospital, patient: np.random.Generator, picture: np.random.G
         cages.append(outer)
     floor = domes[0] + (domes[1] - domes[0]) * step(mid, 0.1)
     heart = meet(heart, floor + 0.04 - y, k=0.02)
-    return Body(mid, y, outline, join(*cages) + 0.05, heart, tuple(lungs), tuple(domes), floor)
+    return Body(mid, y, outline, join(*cages) + 0.05, heart, (lungs[0], lungs[1]), (domes[0], domes[1]), floor)
 
 
 def bones(body: Body, rng: np.random.Generator) -> np.ndarray:

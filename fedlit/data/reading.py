@@ -89,7 +89,8 @@ def num_slices(path: str | Path) -> int:
             return shape[0] if len(shape) == 4 or (len(shape) == 3 and shape[-1] not in (1, 3)) else 1
         import nibabel
 
-        shape = nibabel.load(path).shape
+        image: Any = nibabel.load(path)
+        shape = image.shape
     except Exception as error:  # as in _decode
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(f"{path}: unreadable or truncated ({reason}); replace the file") from error

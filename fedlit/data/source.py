@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fedlit.data.augmentation import Augmentation, plain
-from fedlit.data.cache import Files, PackedCase, default_cache, file_hashes, packed
+from fedlit.data.cache import Files, PackedCase, file_hashes, packed
 from fedlit.data.checks import duplicates, listed_twice, no_training, patients_in_two_splits, roles_of
 from fedlit.data.manifest import SPLITS, Row, manifest_problems, read_manifest, refuse, split_by_group
 from fedlit.data.outline import Outline, augmented_size, outlines
@@ -20,6 +20,7 @@ from fedlit.data.pictures import Case, Pictures
 from fedlit.data.preparing import INTENSITIES, Preparation
 from fedlit.data.site import Site
 from fedlit.errors import BadInput
+from fedlit.storage import default_cache
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Manifest:
     becomes luminance) or 3 (grey is repeated). `intensity`: see `preparing.Preparation`. `augment`: transforms for
     training, see `augmentation.Augmentation`. `fractions` (train, val, test) and `split_seed` divide the patients of a
     manifest without a split column. `allow_duplicates` lets one picture stand at two sites or in two splits.
-    `seed_names` gives sites the seeds of another name. `cache_dir`: see `cache.default_cache`.
+    `seed_names` gives sites the seeds of another name. `cache_dir`: see `storage.default_cache`.
     """
 
     root: str

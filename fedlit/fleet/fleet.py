@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedlit.display import Display, open_display
 from fedlit.errors import NO_CLIENTS_FAULT, ClientFailed, ProcessLost
@@ -23,7 +23,9 @@ from fedlit.messages import Aggregate, Broadcast, Report, Slots, Update, restore
 from fedlit.weights import WeightedSum, Weights, to_cpu
 
 if TYPE_CHECKING:
-    from fedlit.aggregation import Aggregation
+    from lightning.fabric.wrappers import _FabricModule
+
+    from fedlit.aggregation import Aggregation, Coefficient
     from fedlit.client import Client, Resident
     from fedlit.data.loading import Loader
 
@@ -43,8 +45,8 @@ class Workbench:
     """
 
     fabric: Fabric
-    network: nn.Module
-    synced: nn.Module
+    network: _FabricModule
+    synced: _FabricModule
     resident: Resident
     loader: Loader
     team: Team = field(default_factory=Team)
@@ -57,7 +59,7 @@ class Fleet:
         world: all processes.
         clients: by name, in every process; a client's memory lives only at its home, in every process of the team.
         workbench: lent to each client in turn.
-        costs: by client, what its round costs relative to others; its number of training pictures by default.
+        costs: by client, what its round costs relative to others.
         scoring_costs: by site, what scoring it costs relative to others.
         on_client_error: `fail` the round, or `drop` the client from it.
         min_updates: a round from which clients were dropped fails with fewer (but never with a whole cohort).
@@ -70,14 +72,13 @@ class Fleet:
         clients: Mapping[str, Client],
         workbench: Workbench,
         *,
-        costs: Mapping[str, float] | None = None,
+        costs: Mapping[str, float],
         scoring_costs: Mapping[str, float],
         on_client_error: Literal["fail", "drop"] = "fail",
         min_updates: int = 1,
         watch: Display | None = None,
     ):
         team = workbench.team
-        costs = costs or {name: len(client.site.train) for name, client in clients.items()}
         self.world = world
         self.clients = clients
         self.homes = pack(costs, world.size // team.size)
@@ -110,12 +111,14 @@ class Fleet:
 
         Raises:
             ClientFailed: in every process, if a client failed and the policy is `fail` or too few are left.
-            BadInput, Stopped: in every process, if one of them met bad input or was asked to stop.
+            BadInput, Stopped: in every process, if one of them met bad input or was asked to stop; BadInput before any
+                work, if the rule cannot weigh this cohort.
             ProcessLost: another process has ended.
         """
         start = time.perf_counter()
+        coefficient = rule.coefficients({name: len(self.clients[name].site.train) for name in cohort})
         self.watch.round_started(broadcast.round + 1, cohort)
-        total, reports, failures, end = self._work(local_update, cohort, broadcast, rule)
+        total, reports, failures, end = self._work(local_update, cohort, broadcast, coefficient)
         self.world.lookout.ends(f"sharing the updates of round {broadcast.round + 1}")
         if isinstance(end, ProcessLost):
             raise end  # the others would be waited for in vain
@@ -131,14 +134,16 @@ class Fleet:
         return replace(restore(Aggregate, {}, mean), reports=tuple(reports), dropped=dropped)
 
     def _work(
-        self, local_update: LocalUpdate, cohort: Sequence[str], broadcast: Broadcast, rule: Aggregation
+        self, local_update: LocalUpdate, cohort: Sequence[str], broadcast: Broadcast, coefficient: Coefficient
     ) -> tuple[WeightedSum, list[Report], dict[str, tuple[str, str]], BaseException | None]:
         """The local updates of the clients that live here, one after the other.
 
         Returns, in the first process of a team, their sum and a report of each; the failures (reason and traceback by
         client), and what ended the work.
         """
-        team, total, reports, failures = self.workbench.team, WeightedSum(), [], {}
+        team, total = self.workbench.team, WeightedSum()
+        reports: list[Report] = []
+        failures: dict[str, tuple[str, str]] = {}
         self._pending = {}
         for name in filter(self.lives_here, cohort):
             client, start = self.clients[name], time.perf_counter()
@@ -146,7 +151,7 @@ class Fleet:
             self.world.lookout.begins(name, broadcast.round + 1)
             try:
                 update, memory = team.together(partial(local_update, client, broadcast), patience=ALONE)
-                team.together(partial(self._add, total, update, rule))
+                team.together(partial(self._add, total, update, coefficient))
             except NO_CLIENTS_FAULT as error:  # the policy does not apply
                 return total, reports, failures, error
             except Exception as error:
@@ -163,10 +168,10 @@ class Fleet:
                 self.watch.client_done(name, seconds, update.scalars["loss"])
         return total, reports, failures, None
 
-    def _add(self, total: WeightedSum, update: Update, rule: Aggregation) -> None:
+    def _add(self, total: WeightedSum, update: Update, coefficient: Coefficient) -> None:
         """Count an update, which all processes of a team have, once."""
         if self.workbench.team.is_first:
-            total.add(tensors(update), rule.coefficient(update))
+            total.add(tensors(update), coefficient(update))
 
     def _judge(self, failures: Mapping[str, tuple[str, str]], num_updates: int, round: int) -> None:
         """Raises ClientFailed where the failed clients are the round's end."""
@@ -207,7 +212,8 @@ class Fleet:
             ProcessLost: another process has ended.
         """
         names = list(names)
-        here, end = {}, None
+        here: dict[str, Result] = {}
+        end: BaseException | None = None
         for name in names:
             if self.desks[name] != self.world.place:
                 continue

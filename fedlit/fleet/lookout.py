@@ -149,7 +149,7 @@ class Lookout:
                 )
             if self.store is not None:
                 self._tell()
-                self._listen()
+                self._listen(self.store)
             if self.problem and self._waited_in_vain():
                 self._die(str(self.problem))
 
@@ -169,11 +169,11 @@ class Lookout:
         except RuntimeError:
             self._lost(0, "ended")
 
-    def _listen(self) -> None:
+    def _listen(self, store: Store) -> None:
         for place in self._others():
             try:
                 key = f"words of {place}"
-                words = json.loads(self.store.get(key)) if self.store.check([key]) else {}
+                words = json.loads(store.get(key)) if store.check([key]) else {}
             except RuntimeError:  # of the store, which lives in the first process
                 return self._lost(0, "ended")
             known = self._neighbours.setdefault(place, Neighbour(words))

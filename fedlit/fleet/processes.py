@@ -63,7 +63,7 @@ class Processes:
         """
         if self.size == 1:
             return function()
-        result, problem = None, None
+        problem: BaseException | None = None
         try:
             result = function()
         except NO_CLIENTS_FAULT as error:

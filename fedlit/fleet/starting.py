@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -22,6 +22,8 @@ from fedlit import hardware
 from fedlit.errors import BadInput
 
 FITTING = ("ddp", "auto")
+UNSEEN_NAMES = ("bash", "interactive")
+"""Names of jobs in which Lightning does not look for processes of srun: a shell's tasks are none."""
 LAST_MINUTE = 45.0
 """Seconds in which this process can end by itself, saying why, after one that it started has failed."""
 
@@ -59,7 +61,7 @@ class Placed(DDPStrategy):
         assert self.cluster_environment is not None
         self._launcher = Starter(self.cluster_environment, self.num_processes, self.num_nodes)
 
-    def setup_module(self, module: nn.Module) -> nn.Module:
+    def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]  # as it is, without a team
         if self.team is None:
             return module
         # buffers are aligned at the end of a round: once, and not before every forward pass
@@ -93,20 +95,20 @@ def launched() -> Launched | None:
 
 
 def is_srun_task() -> bool:
-    """Started by srun, not merely inside an allocation: a batch script has no step, a shell's tasks are none."""
-    return "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    """Started by srun, not merely inside an allocation: a batch script has no step."""
+    return "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in UNSEEN_NAMES
 
 
-def cluster(others: Launched | None) -> list[ClusterEnvironment]:
+def cluster(others: Launched | None) -> ClusterEnvironment | None:
     """How processes find each other, as a plugin for Fabric; said outright, for Fabric sees SLURM where it is not used.
 
     Raises:
         BadInput: the first node of a SLURM job has no address.
     """
     if others is None:
-        return [LightningEnvironment()]
+        return LightningEnvironment()
     if not is_srun_task():
-        return []
+        return None
     os.environ |= {"SLURM_NTASKS_PER_NODE": str(others.devices), "SLURM_NNODES": str(others.num_nodes)}  # of the step
     environment = SLURMEnvironment(auto_requeue=False)
     name = environment.main_address
@@ -116,7 +118,7 @@ def cluster(others: Launched | None) -> list[ClusterEnvironment]:
         if "SLURM_LAUNCH_NODE_IPADDR" not in os.environ:
             raise BadInput(f"node {name} has no address here; export MASTER_ADDR, the first node's") from None
         os.environ["MASTER_ADDR"] = os.environ["SLURM_LAUNCH_NODE_IPADDR"]
-    return [environment]
+    return environment
 
 
 def open_fabric(
@@ -144,8 +146,8 @@ def open_fabric(
             devices="auto" if by_fabric_run else (1 if one else devices),
             num_nodes=1 if by_fabric_run else num_nodes,
             strategy="auto" if one else Placed(),
-            precision=precision,
-            plugins=[] if by_fabric_run else cluster(others),
+            precision=cast(Any, precision),  # which Fabric checks
+            plugins=None if by_fabric_run else cluster(others),
             loggers=list(loggers),
         )
     except (RuntimeError, TypeError, ValueError) as error:  # all that Lightning raises for devices that are not there
@@ -154,9 +156,9 @@ def open_fabric(
         _launch(fabric)
     if fabric.device.type == "cpu":
         hardware.keep_freed_memory()
-        hardware.share_cores(
-            int(os.environ.get("LOCAL_WORLD_SIZE", fabric.world_size // fabric.strategy.num_nodes if not one else 1))
-        )
+        placed = fabric.strategy
+        here = fabric.world_size // placed.num_nodes if isinstance(placed, Placed) else 1
+        hardware.share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", here)))
     return fabric
 
 

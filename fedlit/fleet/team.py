@@ -17,6 +17,8 @@ from fedlit.fleet.processes import Processes
 from fedlit.fleet.starting import Placed
 
 if TYPE_CHECKING:
+    from lightning.fabric.wrappers import _FabricModule
+
     from fedlit.training import Request
 
 
@@ -49,7 +51,7 @@ class Team(Processes):
             return loss
         return loss * (self.size * self.num_own(request) / len(request.indices))
 
-    def averaging(self, fabric: Fabric, network: nn.Module, is_last: bool) -> AbstractContextManager:
+    def averaging(self, fabric: Fabric, network: _FabricModule, is_last: bool) -> AbstractContextManager:
         """Gradients are averaged once a step, with its last batch."""
         return nullcontext() if self.size == 1 or is_last else fabric.no_backward_sync(network)
 
@@ -77,7 +79,7 @@ class Team(Processes):
         )
         return network
 
-    def wrap(self, fabric: Fabric, network: nn.Module) -> nn.Module:
+    def wrap(self, fabric: Fabric, network: nn.Module) -> _FabricModule:
         """The network as Fabric wraps it, its gradients averaged within the team."""
         strategy = fabric.strategy
         assert isinstance(strategy, Placed)

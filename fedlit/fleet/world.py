@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from lightning.fabric import Fabric
 from fedlit.errors import BadInput
 from fedlit.fleet.lookout import Lookout, open_store
 from fedlit.fleet.processes import FOR_EVER, Processes, Result
+from fedlit.fleet.starting import Placed
 from fedlit.fleet.team import Team
 
 PARTING = 5.0
@@ -23,7 +24,7 @@ PARTING = 5.0
 class World(Processes):
     """All processes of a run, watched over; a `with` block, at whose end they part."""
 
-    fabric: Fabric | None = None
+    fabric: Fabric = field(kw_only=True)
 
     @classmethod
     def of(cls, fabric: Fabric, client_timeout: float | None = None) -> World:
@@ -31,11 +32,13 @@ class World(Processes):
         size, place = fabric.world_size, fabric.global_rank
         if size == 1:
             return cls(lookout=Lookout(client_timeout=client_timeout), fabric=fabric)
-        host = fabric.strategy.cluster_environment.main_address
+        strategy = fabric.strategy
+        assert isinstance(strategy, Placed) and strategy.cluster_environment is not None
+        host = strategy.cluster_environment.main_address
         store = open_store(host, 0, size) if place == 0 else None
-        port = fabric.broadcast(store.port if store else None)
+        port = fabric.broadcast(store.port if store else 0)
         lookout = Lookout(store or open_store(host, place, size, port), place, size, client_timeout)
-        return cls(size, place, dist.new_group(backend="gloo", timeout=FOR_EVER), lookout, fabric)
+        return cls(size, place, dist.new_group(backend="gloo", timeout=FOR_EVER), lookout, fabric=fabric)
 
     def __enter__(self) -> World:
         return self

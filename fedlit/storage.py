@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,13 @@ from pathlib import Path
 from fedlit.errors import BadInput
 
 log = logging.getLogger(__name__)
+
+
+def default_cache() -> Path:
+    """$FEDLIT_CACHE, else fedlit in $XDG_CACHE_HOME, else ~/.cache/fedlit."""
+    if place := os.environ.get("FEDLIT_CACHE"):
+        return Path(place).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "fedlit"
 
 
 def read_json(path: Path) -> dict | None:
