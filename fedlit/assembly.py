@@ -1,18 +1,16 @@
-"""From a config to the objects of an experiment. The only file, beside the command line, that sees YAML."""
+"""From a config to the objects of an experiment."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from torch import nn
 
-from fedlit import hardware
 from fedlit.algorithms import Algorithm, Sampling
 from fedlit.checkpoint import Checkpoints, seconds_per_picture
 from fedlit.client import Client, Resident, check_keep_local
@@ -23,62 +21,13 @@ from fedlit.display import Display
 from fedlit.errors import BadInput
 from fedlit.experiment import Experiment
 from fedlit.federation import Federation
-from fedlit.fleet import Fleet, Team, Workbench, World, open_fabric, team_size
+from fedlit.fleet import Fleet, Team, Workbench, World, team_size
 from fedlit.messages import Server
-from fedlit.prediction import Global, Personal
-from fedlit.provenance import is_secret
+from fedlit.prediction import Global, Personal, Predictor
 from fedlit.rundir import RunDirectory
 from fedlit.seeding import address
-from fedlit.sources import flat
 from fedlit.training import LocalTraining
-from fedlit.weights import select
-
-PREDICTORS = {"global": Global, "personal": Personal}
-
-
-def resolve(config: DictConfig) -> DictConfig:
-    """The config with all decided that depends on the machine, by its device flags: precision and memory format.
-
-    Flags of `fabric run` win. Loggers keep their interpolations: `${oc.env:...}` may hold a secret, and this is saved.
-
-    Raises:
-        BadInput: a logger is given a secret in clear, or the precision does not fit the device.
-    """
-    loggers = OmegaConf.to_container(config, resolve=False)["loggers"]
-    for key, value in flat(loggers, "loggers"):
-        if is_secret(key) and isinstance(value, str) and not value.startswith("${"):
-            raise BadInput(f"{key} is written in clear and would be saved with the run; write {key}='${{oc.env:NAME}}'")
-    config = OmegaConf.create({**OmegaConf.to_container(config, resolve=True), "loggers": loggers})
-    accelerator = os.environ.get("LT_ACCELERATOR", config.accelerator).replace("gpu", "cuda")
-    precision = os.environ.get("LT_PRECISION", config.precision)
-    accelerator = hardware.resolve_accelerator(accelerator)
-    config.precision = hardware.resolve_precision(hardware.PRECISIONS.get(precision, precision), accelerator)
-    config.channels_last = hardware.resolve_channels_last(config.channels_last, config.precision)
-    if config.precision == "16-mixed" and accelerator == "cpu":
-        raise BadInput("precision=16-mixed needs a GPU; on the CPU use bf16-mixed or 32-true")
-    return config
-
-
-def start(config: DictConfig, loggers: Mapping[str, DictConfig]) -> Fabric:
-    """The Fabric of a resolved config, its processes started."""
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses; read when CUDA starts
-    torch.use_deterministic_algorithms(config.deterministic)
-    return open_fabric(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        precision=config.precision,
-        loggers=[make_logger(name, node, RunDirectory(config.run_dir) / "logs") for name, node in loggers.items()],
-    )
-
-
-def make_logger(name: str, node: DictConfig, folder: Path) -> Any:
-    """A logger; one that writes files does so in `folder/name`."""
-    logger = bind(node, root_dir=str(folder), name=name)
-    if "root_dir" not in logger.keywords and "name" not in node:
-        logger.keywords.pop("name", None)
-    return logger()
+from fedlit.weights import select, sha256
 
 
 def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
@@ -97,7 +46,11 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
     team = world.form_team(size_of_teams(config, costs, world.size))
     if team.size > 1:
         display.say(f"{team.size} processes train each client together")
-    workbench = set_up_network(config, world, team, source, display)
+    network = first_network(config, source)
+    if origin := getattr(network, "origin", ""):
+        display.say(origin)
+    fingerprints = {"manifest": source.fingerprint(), "network": sha256(network.state_dict())}
+    workbench = set_up(network, config, world, team, display)
     resident = workbench.resident
     keep_local = kept_entries(config, resident)
     check_keep_local(resident.entries, keep_local)
@@ -111,13 +64,14 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
         min_updates=config.min_available_clients,
         watch=display,
     )
+    makers = predictors(config)
     return Experiment(
         config,
         run_dir,
         source=source,
+        fingerprints=fingerprints,
         algorithm=algorithm,
-        predictors={name: PREDICTORS[name]() for name in algorithm.models}
-        | {name: build(node) for name, node in config.prediction.items()},
+        predictors={name: makers[name]() for name in (*algorithm.models, *config.prediction)},
         scoring=build(config.metrics),
         federation=Federation(
             sites,
@@ -130,6 +84,12 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
         first=first_server(resident, keep_local),
         display=display,
     )
+
+
+def predictors(config: DictConfig) -> dict[str, Callable[[], Predictor]]:
+    """By name, what makes a predictor: the two that every run has, and the config's, which may take their place."""
+    own = {name: partial(build, node) for name, node in config.prediction.items()}
+    return {"global": Global, "personal": Personal, **own}
 
 
 def sampling(config: DictConfig) -> Sampling:
@@ -225,13 +185,8 @@ def kept_entries(config: DictConfig, resident: Resident) -> tuple[str, ...]:
     return (*config.keep_local, *(resident.buffers if config.buffers == "local" else ()))
 
 
-def set_up_network(config: DictConfig, world: World, team: Team, source: Any, display: Display) -> Workbench:
-    """The network of this process, as Fabric wraps it and as a place for weights, and what else clients work with.
-
-    Its first state depends on the seed alone.
-    """
-    torch.manual_seed(address(config.seed, "network"))
-    network = bind_network(config, source)()
+def set_up(network: nn.Module, config: DictConfig, world: World, team: Team, display: Display) -> Workbench:
+    """The network of this process, as Fabric wraps it and as a place for weights, and what else clients work with."""
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     network = team.normalising_together(network, world.fabric.device, display.warn)
@@ -240,9 +195,20 @@ def set_up_network(config: DictConfig, world: World, team: Team, source: Any, di
     return Workbench(world.fabric, wrapped, synced, Resident(network), Loader(num_workers=config.num_workers), team)
 
 
+def first_network(config: DictConfig, source: Any) -> nn.Module:
+    """The network in its first state, which depends on the seed and on the files that the config names."""
+    torch.manual_seed(address(config.seed, "network"))
+    return build(config.network, **ends(config, source))
+
+
 def bind_network(config: DictConfig, source: Any) -> partial:
     """The network's class with its arguments."""
-    return bind(config.network, in_channels=source.channels, out_channels=num_outputs(config, source))
+    return bind(config.network, **ends(config, source))
+
+
+def ends(config: DictConfig, source: Any) -> dict[str, int]:
+    """How many channels go into the network, and out of it."""
+    return {"in_channels": source.channels, "out_channels": num_outputs(config, source)}
 
 
 def num_outputs(config: DictConfig, source: Any) -> int:
@@ -253,7 +219,7 @@ def num_outputs(config: DictConfig, source: Any) -> int:
 def make_clients(
     config: DictConfig,
     sites: Sequence[Site],
-    network: torch.nn.Module,
+    network: nn.Module,
     keep_local: Sequence[str],
     kind: type[Client] = Client,
 ) -> dict[str, Client]:

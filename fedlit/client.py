@@ -17,6 +17,7 @@ from fedlit.data.site import Site
 from fedlit.errors import BadInput
 from fedlit.messages import Slots, Update
 from fedlit.training import Batch, LocalTraining, Request
+from fedlit.training_state import load_optimizer_state
 from fedlit.weights import Weights, select
 
 if TYPE_CHECKING:
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
 class Resident:
     """The one network of a process, as a place to load weights into and read them from.
 
-    Its entries are the trained parameters and the floating-point buffers; frozen parameters are not touched. Integer
-    buffers (counters) are set back to their first value by every `load`: they are never sent and never averaged.
+    Its entries are the trained parameters and the floating-point buffers of its state dict; frozen parameters and
+    buffers that are not persistent (constants) are not touched. Integer buffers (counters) are set back to their first
+    value by every `load`: they are never sent and never averaged.
     """
 
     def __init__(self, network: nn.Module):
         self.network = network
-        buffers = dict(network.named_buffers())
+        state = network.state_dict(keep_vars=True)
+        buffers = {name: value for name, value in network.named_buffers() if name in state}
         self.parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
         self.buffers = {name: value for name, value in buffers.items() if value.is_floating_point()}
         self.entries = self.parameters | self.buffers
@@ -115,7 +118,7 @@ class Client(lightning.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] *= self.plan.schedule(round) if self.plan.schedule else 1
         if self.plan.optimizer_state == "keep" and "optimizer" in self.memory:
-            training.load_optimizer_state(self.network, optimizer, self.memory["optimizer"])
+            load_optimizer_state(self.network, optimizer, self.memory["optimizer"])
         return optimizer
 
     @property
@@ -159,10 +162,11 @@ class Client(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(0)
-        if self.plan.schedule is None:
+        schedule = self.plan.schedule
+        if schedule is None:
             return optimizer
-        first = self.plan.schedule(0)
-        return [optimizer], [LambdaLR(optimizer, lambda round: self.plan.schedule(round) / first)]
+        first = schedule(0)
+        return [optimizer], [LambdaLR(optimizer, lambda round: schedule(round) / first)]
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(_Batches(self.site), sampler=_Rounds(self), batch_size=None)

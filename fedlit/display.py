@@ -123,11 +123,7 @@ class Display:
     def _tell(self, text: str, *, is_shown: bool = True, style: str = "") -> None:
         for line in text.splitlines():
             line = printable(masked(line))
-            stamped = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n"
-            if self.log is None:
-                self._early.append(stamped)
-            else:
-                self._write(stamped)
+            self._write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
             if is_shown:
                 self.console.print(Text(line, style=style), soft_wrap=True)  # Text: a site called [red] is not markup
 
@@ -138,6 +134,9 @@ class Display:
             self._write(self._early.popleft())
 
     def _write(self, stamped: str) -> None:
+        if self.log is None:
+            self._early.append(stamped)
+            return
         if self._file is None:
             self._file = open(self.log, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (closed on exit)
         self._file.write(stamped)

@@ -32,17 +32,22 @@ from fedlit.record import MetricRow, Record
 from fedlit.report import write_report
 from fedlit.rundir import RunDirectory
 from fedlit.summary import site_metrics, summarise
-from fedlit.training import OF_TRAINING
+from fedlit.training_state import OF_TRAINING
 from fedlit.weights import sha256
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The objects of one config in one process."""
+    """The objects of one config in one process.
+
+    Args:
+        fingerprints: hashes of what the run is about, which must not change while it lasts.
+    """
 
     config: DictConfig
     run_dir: RunDirectory
     source: Manifest
+    fingerprints: Mapping[str, str]
     algorithm: Algorithm
     predictors: Mapping[str, Predictor]
     scoring: Scoring
@@ -83,6 +88,7 @@ class Experiment:
 
     def evaluate(self) -> None:
         """Score the predictors on the test cases of the kept round, beside what is recorded; draw the report again."""
+        check_origin(self.run_dir, {"network": self.fingerprints["network"]})
         state = self.checkpoints.kept()
         self.display.say(f"scoring {', '.join(self.predictors)} at round {state.server.round}")
         record = Record(self.run_dir.path)
@@ -95,16 +101,12 @@ class Experiment:
         """Drop what later rounds recorded, and write where this run comes from.
 
         Raises:
-            BadInput: the run goes on, and its data are not those it was begun with.
+            BadInput: the run goes on, and its data or its network are not those it was begun with.
         """
-        fingerprint, path = self.source.fingerprint(), self.run_dir / "provenance.json"
-        if state.server.round and path.exists() and json.loads(path.read_text())["manifest"] != fingerprint:
-            raise BadInput(
-                f"the data have changed since {self.run_dir.path} was begun (manifest and files have another hash); "
-                "bring them back, choose another run_dir, or overwrite=true to start anew"
-            )
+        if state.server.round:
+            check_origin(self.run_dir, self.fingerprints)
         record.truncate(state.server.round)
-        write_json(path, provenance(command, fingerprint))
+        write_json(self.run_dir / "provenance.json", provenance(command, self.fingerprints))
 
     def resume(self) -> State:
         """The newest checkpoint, or the state before the first round."""
@@ -240,6 +242,24 @@ class Experiment:
                     image=(image * 255).round().to(torch.uint8).squeeze(-1).numpy(),
                     target=target[shown].numpy(), prediction=prediction[shown].numpy(),
                 )  # fmt: skip
+
+
+CHANGED = {
+    "manifest": "the data have changed since {} was begun (manifest and files have another hash); bring them back",
+    "network": "the network's first weights are not those that {} was begun with: network.checkpoint names another "
+    "file, or another release of torch draws other numbers; bring them back",
+}
+
+
+def check_origin(run_dir: RunDirectory, fingerprints: Mapping[str, str]) -> None:
+    """Raises BadInput where a fingerprint is not the one that the run was begun with."""
+    path = run_dir / "provenance.json"
+    begun = json.loads(path.read_text()) if path.exists() else {}
+    for name, value in fingerprints.items():
+        if begun.get(name, value) != value:
+            raise BadInput(
+                f"{CHANGED[name].format(run_dir.path)}, choose another run_dir, or overwrite=true to start anew"
+            )
 
 
 def personal_sha256(memory: Slots) -> str:

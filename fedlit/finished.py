@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from fedlit.algorithms import Algorithm
-from fedlit.assembly import PREDICTORS, bind_network, kept_entries
+from fedlit.assembly import bind_network, first_network, kept_entries, predictors
 from fedlit.checkpoint import kept_name, read_state
 from fedlit.client import Resident
 from fedlit.config import build
@@ -21,9 +20,11 @@ from fedlit.data.reading import Picture
 from fedlit.data.request import channels_first
 from fedlit.data.source import Manifest
 from fedlit.errors import BadInput
+from fedlit.experiment import check_origin
 from fedlit.prediction import Learnt, Model, Predictor
 from fedlit.record import Record
 from fedlit.rundir import RunDirectory
+from fedlit.weights import sha256
 
 
 @dataclass(frozen=True)
@@ -61,25 +62,23 @@ def open_model(run_dir: Path, *, site: str | None = None, model: str | None = No
     state = read_state(checkpoints, kept_name(checkpoints), lambda client: client == site)
     if site is not None:
         check_site(directory, site)
-    component = bind_network(config, source)
-    network = component()
-    resident, memory = Resident(network), state.memories.get(site, {})
+    network = first_network(config, source)
+    check_origin(directory, {"network": sha256(network.state_dict())})
+    resident, memory = Resident(network), {} if site is None else state.memories.get(site, {})
     learnt = Learnt(state.server, network, resident, memory, kept=kept_entries(config, resident))
     prepared = predictor.prepare(learnt, None)
     if prepared is None:
         whose = f"for {site}" if site else "that fits every site"
         raise BadInput(f"{run_dir} has no {name} model {whose}; name a member with --site")
-    return Finished(
-        network.eval(), prepared, source, describe(config, source, component, name, site, state.server.round)
-    )
+    return Finished(network.eval(), prepared, source, describe(config, source, name, site, state.server.round))
 
 
 def named_predictor(config: DictConfig, name: str) -> Predictor:
-    if name in config.prediction:
-        return build(config.prediction[name])
-    if name not in PREDICTORS:
-        raise BadInput(f"--model={name}: allowed are {', '.join([*PREDICTORS, *config.prediction])}")
-    return PREDICTORS[name]()
+    """Raises BadInput where the run has none of this name."""
+    makers = predictors(config)
+    if name not in makers:
+        raise BadInput(f"--model={name}: allowed are {', '.join(makers)}")
+    return makers[name]()
 
 
 def check_site(directory: RunDirectory, site: str) -> None:
@@ -89,14 +88,16 @@ def check_site(directory: RunDirectory, site: str) -> None:
         raise BadInput(f"--site={site}: this run has the sites {', '.join(sites)}")
 
 
-def describe(
-    config: DictConfig, source: Manifest, network: partial, model: str, site: str | None, round: int
-) -> dict[str, Any]:
+def describe(config: DictConfig, source: Manifest, model: str, site: str | None, round: int) -> dict[str, Any]:
     """What is needed to build the network and to feed it, as JSON values."""
-    preparation = source.preparation()
+    preparation, arguments = source.preparation(), bind_network(config, source).keywords
+    written: Any = OmegaConf.to_container(config.network, resolve=True)
     size = preparation.size and list(preparation.size)
     return {
-        "network": {"target": config.network["_target_"], "arguments": network.keywords},
+        "network": {
+            "target": config.network["_target_"],
+            "arguments": {name: written.get(name, value) for name, value in arguments.items()},
+        },
         "input": {
             "channels": source.channels,
             "image_size": size,

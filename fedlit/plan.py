@@ -13,12 +13,13 @@ from omegaconf import DictConfig
 
 from fedlit.assembly import training_costs
 from fedlit.config import bind, build
-from fedlit.footprint import Unknown, activation_bytes, num_bytes, num_elements, optimizer_bytes
+from fedlit.footprint import Unknown, activation_bytes, num_elements, optimizer_bytes
 from fedlit.pace import Pace, free_bytes, measure
 from fedlit.rehearsal import Exchange, rehearse
 from fedlit.rundir import RunDirectory
 from fedlit.sketch import Sketch, known, sketch, target
 from fedlit.units import megabytes
+from fedlit.weights import num_bytes
 from fedlit.workload import Workload, count_processes, team_of, workloads
 
 MOST_MODELS = 6
@@ -68,7 +69,7 @@ class Plan:
 
 
 def plan(config: DictConfig, *, measured: bool = False) -> Plan:
-    """The plan of a checked config, of which only data.root may be unset.
+    """The plan of a checked config, of which `sketch.UNSET` may be unset.
 
     Args:
         measured: time two steps on this machine.

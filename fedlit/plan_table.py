@@ -97,18 +97,22 @@ def _messages(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield "messages", "unknown", plan.exchanges.reason
         return
     last = plan.exchanges[-1]
-    directions: tuple[tuple[str, int, Callable[[Exchange], int]], ...] = (
-        ("up", last.bytes_update, lambda each: each.bytes_up),
-        ("down", last.bytes_broadcast, lambda each: each.bytes_down),
+    directions: tuple[tuple[str, Callable[[Exchange], int], Callable[[Exchange], int]], ...] = (
+        ("up", lambda each: each.bytes_update, lambda each: each.bytes_up),
+        ("down", lambda each: each.bytes_broadcast, lambda each: each.bytes_down),
     )
-    for direction, of_client, amount in directions:
-        if isinstance(plan.workloads, Unknown):
-            yield f"{direction} per round", megabytes(of_client), "for each client; how many there are is unknown"
-            continue
+    for direction, of_client, of_all in directions:
+        are_unknown = isinstance(plan.workloads, Unknown)
+        amount = of_client if are_unknown else of_all
         total = plan.in_all_rounds(amount)
         assert not isinstance(total, Unknown)
         count = f"{last.num_clients} of {len(plan.clients)} client{'s' * (len(plan.clients) > 1)}"
-        yield f"{direction} per round", megabytes(amount(last)), f"{count}, {megabytes(of_client)} each"
+        each = f"{count}, {megabytes(of_client(last))} each"
+        yield (
+            f"{direction} per round",
+            megabytes(amount(last)),
+            "for each client; how many there are is unknown" if are_unknown else each,
+        )
         yield f"{direction} in total", megabytes(total), f"{plan.config.num_rounds} rounds"
 
 

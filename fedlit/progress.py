@@ -54,7 +54,7 @@ class Progress:
             bytes_up=self.bytes_up + round.bytes_up,
             bytes_down=self.bytes_down + round.bytes_down,
             kept_round=number if is_better else self.kept_round,
-            best=value if is_better else self.best,
+            best=self.best if value is None else max(self.best, value),
             num_stale=0 if is_better else self.num_stale + (value is not None),
             dropped=(*self.dropped, *dropped),
             work=work,

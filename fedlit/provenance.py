@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,19 @@ def printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(name))
 
 
-def provenance(command: str | Sequence[str], manifest_fingerprint: str | None) -> dict:
-    """Where a run comes from: versions, code, data, hardware, time, command. No user or host name; secrets masked."""
+def provenance(command: str | Sequence[str], fingerprints: Mapping[str, str]) -> dict:
+    """Where a run comes from: versions, code, data, hardware, time, command. No user or host name; secrets masked.
+
+    Args:
+        fingerprints: hashes by what they are of: `manifest` (the data), `network` (its first weights).
+    """
     import platform
 
     line = masked(command) if isinstance(command, str) else _masked_arguments(command)
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": anonymous(line),
-        "manifest": manifest_fingerprint,
+        **fingerprints,
         "code": _code(),
         "versions": {"python": platform.python_version()} | _versions(),
         "hardware": _hardware(),

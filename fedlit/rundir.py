@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,8 +22,8 @@ RESULTS = ("summary.json", "report.html")
 """What a finished run has and an unfinished one has not."""
 
 MACHINE = ("accelerator", "devices", "num_nodes", "num_workers", "processes_per_client", "client_timeout")
-FREE = (*MACHINE, "num_rounds", "run_dir", "name", "resume", "overwrite", "loggers", "report", "prediction")
-FREE += ("data.root", "data.cache_dir")  # what the folder holds is compared by its hash
+PLACES = ("data.root", "data.cache_dir", "network.checkpoint", "network.trained")  # compared by what they hold
+FREE = (*MACHINE, *PLACES, "num_rounds", "run_dir", "name", "resume", "overwrite", "loggers", "report", "prediction")
 """Keys that may differ when a run goes on: they do not change what is computed. `num_rounds` may only grow."""
 
 
@@ -115,13 +115,16 @@ class RunDirectory:
         path = self / "config.yaml"
         if not path.is_file():
             raise BadInput(f"{self.path} is no run directory: it has no config.yaml")
-        return OmegaConf.create(OmegaConf.to_container(OmegaConf.load(path)))
+        written: Any = OmegaConf.to_container(OmegaConf.load(path))
+        return OmegaConf.create(written)
 
 
 def changes(old: DictConfig, new: DictConfig, free: Collection[str]) -> str:
     """The keys that differ and may not, one a line. Loggers are not looked at: resolving them may need secrets."""
-    without = [OmegaConf.masked_copy(config, [key for key in config if key != "loggers"]) for config in (old, new)]
-    problems = differences(*without, free)
+    before, after = (
+        OmegaConf.masked_copy(config, [str(key) for key in config if key != "loggers"]) for config in (old, new)
+    )
+    problems = differences(before, after, free)
     if new.num_rounds < old.num_rounds:
         problems.append(f"num_rounds: {old.num_rounds} -> {new.num_rounds}; it may only grow")
     return "\n  ".join(problems)

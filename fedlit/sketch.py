@@ -13,7 +13,7 @@ from torch import nn
 
 from fedlit import assembly, hardware
 from fedlit.algorithms import Algorithm, Sampling
-from fedlit.assembly import bind_network, first_server, kept_entries, load_sites, make_clients, participating, resolve
+from fedlit.assembly import bind_network, first_server, kept_entries, load_sites, make_clients, participating
 from fedlit.client import Client, Resident, check_keep_local
 from fedlit.config import build
 from fedlit.data.outline import Outline
@@ -22,10 +22,15 @@ from fedlit.data.site import Site
 from fedlit.display import open_display
 from fedlit.errors import BadInput
 from fedlit.footprint import Numerics, Unknown, blank
+from fedlit.machine import resolve
 from fedlit.messages import Server
 from fedlit.rehearsal import Understudy
 
 Found = TypeVar("Found")
+
+
+UNSET = ("data.root", "network.checkpoint", "network.trained")
+"""Keys that a sketch does without."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,12 @@ class StandIn:
 
 
 def sketch(config: DictConfig) -> Sketch:
-    """The sketch of a checked config, of which only data.root may be unset.
+    """The sketch of a checked config, of which UNSET may be unset.
 
     Raises:
         BadInput: the sites or what stays local do not fit, as in a run.
     """
-    config = resolve(config)
+    config = without_files(resolve(config))
     accelerator = hardware.resolve_accelerator(config.accelerator)
     source, outlines = open_source(config)
     anyone = [Outline("any", "member", config.batch_size, 0, 0)] * config.min_available_clients
@@ -116,6 +121,15 @@ def sketch(config: DictConfig) -> Sketch:
     clients = make_clients(config, participants, network, keep_local, Understudy)
     first = first_server(resident, keep_local)
     return Sketch(config, accelerator, source, outlines, algorithm, clients, resident, first)
+
+
+def without_files(config: DictConfig) -> DictConfig:
+    """The config with a network that reads no files: weights have no content here."""
+    config = config.copy()
+    for name in ("checkpoint", "trained"):
+        if name in config.network.keys():  # noqa: SIM118 (`in` is false for one that is unset)
+            config.network[name] = None
+    return config
 
 
 def open_source(config: DictConfig) -> tuple[Any, Sequence[Outline] | Unknown]:

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import torch
 
+from fedlit.aggregation import Mean
 from fedlit.algorithms import FedAvg, Local, Sampling
 from fedlit.errors import BadInput, ClientFailed
 from fedlit.metrics import Scoring
+from fedlit.networks import SAM, Adapters, DecoderOnly
 from fedlit.prediction import Global
 from fedlit.weights import save
 from tests.conftest import make_federation, make_network, make_site, make_world, run_rounds
@@ -106,6 +108,27 @@ def dropped_for_nan(world, team=1):
     return dropped(world, team, NotFinite())
 
 
+def dropped_of_rounded_shares(world, team=1):
+    return dropped(world, team, Failing(aggregate=Mean(by="samples_rounded_as_released")))
+
+
+def small_sam(tuning, **settings):
+    torch.manual_seed(0)
+    return SAM(1, 1, size="micro", tuning=tuning, **settings)
+
+
+def fedmsa(world, team=1):
+    return fedavg(world, team, network=small_sam(Adapters()), optimizer=sgd)
+
+
+def fedmsa_with_adam(world, team=1):
+    return fedavg(world, team, network=small_sam(Adapters()), optimizer_state="keep")
+
+
+def cached_decoder(world, team=1):
+    return fedavg(world, team, network=small_sam(DecoderOnly(), cache="fp32"), optimizer=sgd)
+
+
 def batch_norm(world, team=1):
     return fedavg(world, team, network=make_network(norm="batch"), optimizer=sgd)
 
@@ -115,9 +138,14 @@ def scores(world, team=1):
     federation, server = make_federation(sites(), world=world, processes_per_client=team, optimizer=sgd)
     server = run_rounds(federation, server, 1)
     rows = federation.score(
-        {"global": Global()}, server, scoring=Scoring(), metrics=["dice"], classes=["disc"], split="test"
+        {"global": Global()},
+        server,
+        scoring=Scoring(),
+        metrics=["dice", "fedfms_dice"],
+        classes=["disc"],
+        split="test",
     )
-    return {f"{row.site}/{row.case}": torch.tensor(row.value, dtype=torch.float64) for row in rows}
+    return {f"{row.site}/{row.case}/{row.metric}": torch.tensor(row.value, dtype=torch.float64) for row in rows}
 
 
 class Unreached(torch.nn.Module):
@@ -160,9 +188,12 @@ def in_sync(world, team):
     return moved and all(torch.equal(states[0][name], state[name]) for state in states for name in state)
 
 
-SIDE_BY_SIDE = (fedavg, two_of_three, other_homes, with_sgd, remembered, dropped, dropped_late, dropped_for_nan, scores)
+SIDE_BY_SIDE = (
+    *(fedavg, two_of_three, other_homes, with_sgd, remembered, dropped, dropped_late, dropped_for_nan),
+    *(dropped_of_rounded_shares, scores, fedmsa, fedmsa_with_adam, cached_decoder),
+)
 WITH_BATCH_NORM = (batch_norm,)
-TOGETHER = (with_sgd, remembered, dropped, dropped_late, dropped_for_nan, scores)
+TOGETHER = (with_sgd, remembered, dropped, dropped_late, dropped_for_nan, scores, fedmsa, cached_decoder)
 WORDS = (unreached, failing, in_sync)
 
 

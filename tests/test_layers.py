@@ -12,24 +12,24 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fedlit"
 
 LAYERS = [
-    {"__init__", "errors", "seeding", "units", "files"},
+    {"__init__", "errors", "seeding", "units", "files", "storage", "fedfms_score"},
     {"weights", "metrics", "losses", "networks", "schema", "targets", "provenance", "hardware", "stopping"},
-    {"sources", "components", "data", "record", "summary", "gallery"},
+    {"sources", "components", "data", "record", "summary", "gallery", "download", "published_weights"},
     {"config", "messages", "display", "result_table", "report"},
     {"rundir", "fleet"},
-    {"training", "checkpoint", "aggregation"},
+    {"training_state", "training", "checkpoint", "aggregation"},
     {"client"},
     {"algorithms", "prediction"},
     {"federation"},
     {"progress", "experiment"},
-    {"assembly"},
+    {"machine", "assembly"},
     {"finished", "rehearsal", "footprint", "pace", "sweep", "collect"},
     {"slurm", "collected_table"},
     {"sketch"},
     {"workload"},
     {"plan"},
     {"plan_table"},
-    {"command"},
+    {"command", "outcome"},
     {"__main__"},
 ]
 DISTRIBUTED = ("torch.distributed", "global_rank", "local_rank", "world_size", "all_reduce", "all_gather")

@@ -27,7 +27,7 @@ def test_secrets_and_people_stay_out_of_the_provenance(monkeypatch):
         "out=/srv/people/mary/x",
         "--hf-token=S6",
     ]
-    found = provenance(command, "abc")
+    found = provenance(command, {"manifest": "abc"})
     text = json.dumps(found)
     assert not any(word in text for word in ("S1", "S2", "S3", "S4", "S5", "S6", "john", "mary"))
     assert (
@@ -38,7 +38,7 @@ def test_secrets_and_people_stay_out_of_the_provenance(monkeypatch):
     assert found["manifest"] == "abc" and found["started"].endswith("+00:00")
     assert {"python", "torch", "lightning", "numpy", "albumentations"} <= set(found["versions"])
     assert found["hardware"]["num_cores"] >= 1 and found["hardware"]["cpu"]
-    text = provenance("run password='a b' token=S1 monkey business", None)["command"]
+    text = provenance("run password='a b' token=S1 monkey business", {})["command"]
     assert text == "run password=*** token=*** monkey business"
 
 
@@ -50,4 +50,4 @@ def test_provenance_needs_no_git(monkeypatch, failure):
         raise failure
 
     monkeypatch.setattr(subprocess, "run", fail)
-    assert provenance("run", None)["code"] == {"commit": None, "dirty": None}
+    assert provenance("run", {})["code"] == {"commit": None, "dirty": None}

@@ -31,5 +31,8 @@ class Predictor(ABC):
     """Never sees a label; scoring happens elsewhere, so no method can choose by test labels."""
 
     @abstractmethod
-    def prepare(self, learnt: Learnt, images: Unlabelled) -> Model | None:
-        """The model for a site; None where there is none, such as a personal one of a site that never trained."""
+    def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
+        """The model for a site; None where there is none, such as a personal one of a site that never trained.
+
+        `images` are the site's; None where a finished run's model is opened without its data.
+        """

@@ -15,7 +15,7 @@ class Global(Predictor):
     With `keep_local`, a site that never trained has no entries of its own and therefore no global model.
     """
 
-    def prepare(self, learnt: Learnt, images: Unlabelled) -> Model | None:
+    def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         kept = learnt.memory.get("kept", {})
         if learnt.kept and not kept:
             return None

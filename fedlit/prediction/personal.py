@@ -12,7 +12,7 @@ from fedlit.prediction.base import Learnt, Model, Predictor
 class Personal(Predictor):
     """The weights that the site remembers as `personal`; a site without them has no personal model."""
 
-    def prepare(self, learnt: Learnt, images: Unlabelled) -> Model | None:
+    def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         if "personal" not in learnt.memory:
             return None
         learnt.resident.load(learnt.memory["personal"])
