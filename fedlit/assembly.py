@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from fedlit.algorithms import Algorithm, Sampling
+from fedlit.beginning import Beginning
 from fedlit.checkpoint import Checkpoints, seconds_per_picture
 from fedlit.client import Client, Resident, check_keep_local
 from fedlit.config import bind, build
@@ -26,6 +27,7 @@ from fedlit.messages import Server
 from fedlit.prediction import Global, Personal, Predictor
 from fedlit.rundir import RunDirectory
 from fedlit.seeding import address
+from fedlit.starts import Start
 from fedlit.training import LocalTraining
 from fedlit.weights import select, sha256
 
@@ -82,8 +84,36 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
         ),
         checkpoints=Checkpoints(run_dir / "checkpoint", fleet),
         first=first_server(resident, keep_local),
+        beginning=beginning(config, sites, source.classes, workbench, world, display),
         display=display,
     )
+
+
+def beginning(
+    config: DictConfig,
+    sites: Mapping[str, Site],
+    classes: Sequence[str],
+    workbench: Workbench,
+    world: World,
+    display: Display,
+) -> Beginning | None:
+    """What the server does before the first round, where the config asks for it."""
+    if config.start is None:
+        return None
+    start: Start = build(config.start)
+    of_start = config.copy()
+    of_start.merge_with({"local_epochs": 1, "local_steps": None, "optimizer_state": "keep", "schedule": None})
+    if start.lr is not None:
+        of_start.optimizer.lr = start.lr
+
+    def alone(site: Site) -> Federation:
+        clients = make_clients(of_start, [site], workbench.resident.network, ())
+        fleet = Fleet(world, clients, workbench, costs={site.name: 1.0}, scoring_costs={site.name: 1.0})
+        return Federation({site.name: site}, fleet, batch_size=config.batch_size)
+
+    server_site = next((site for site in sites.values() if site.role == "server"), None)
+    run_dir = RunDirectory(config.run_dir).path
+    return Beginning(start, server_site, tuple(classes), alone, run_dir, config.seed, display)
 
 
 def predictors(config: DictConfig) -> dict[str, Callable[[], Predictor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from fedlit.assembly import assemble
 from fedlit.data.reading import VOLUMES, read_image
 from fedlit.display import open_display
 from fedlit.errors import BadInput
+from fedlit.experiment import Experiment
 from fedlit.files import write_json
 from fedlit.finished import open_model
 from fedlit.fleet import World
@@ -29,7 +30,36 @@ from fedlit.weights import save
 
 
 def run(config: DictConfig, command: Sequence[str]) -> None:
-    """Begin or continue the run of a config.
+    """Begin or continue the run of a config."""
+
+    def to_the_end(experiment: Experiment) -> None:
+        summary = experiment.run(command)
+        if experiment.fleet.is_first:
+            result_table(summary, Console())
+            print(f"report: {experiment.run_dir / 'report.html'}")
+
+    conduct(config, to_the_end)
+
+
+def warm_start(config: DictConfig, command: Sequence[str]) -> None:
+    """Make the first global model of a config, and go no further.
+
+    Raises:
+        BadInput: the config asks for none.
+    """
+    if config.start is None:
+        raise BadInput("start is not set: there is nothing to do before the first round; give start=distillation")
+
+    def to_the_start(experiment: Experiment) -> None:
+        experiment.warm_start(command)
+        if experiment.fleet.is_first:
+            print(experiment.run_dir / "initial.safetensors")
+
+    conduct(config, to_the_start)
+
+
+def conduct(config: DictConfig, so_far: Callable[[Experiment], None]) -> None:
+    """Do so much of the run of a config, in the processes that it asks for.
 
     Nothing of an old run is touched before the data and the network are known to be good.
     """
@@ -56,13 +86,10 @@ def run(config: DictConfig, command: Sequence[str]) -> None:
             if is_first:
                 display.log_to(run_dir / "log.txt")
             try:
-                summary = experiment.run(command)
+                so_far(experiment)
             finally:
                 for logger in fabric.loggers:
                     logger.finalize("done")
-    if is_first:
-        result_table(summary, Console())
-        print(f"report: {run_dir / 'report.html'}")
 
 
 def evaluate(config: DictConfig) -> None:

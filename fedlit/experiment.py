@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from fedlit.algorithms import Algorithm
+from fedlit.beginning import Beginning
 from fedlit.checkpoint import Checkpoints, State
 from fedlit.data.source import Manifest
 from fedlit.display import Display
@@ -54,6 +55,7 @@ class Experiment:
     federation: Federation
     checkpoints: Checkpoints
     first: Server
+    beginning: Beginning | None
     display: Display
 
     @property
@@ -73,6 +75,8 @@ class Experiment:
         state = self.resume()
         record = Record(self.run_dir.path)
         self.fleet.world.on_first(lambda: self.begin(state, record, command))
+        if self.beginning is not None and not state.server.round:
+            self.score_start(state.server, record)
         progress = Progress.from_json(state.progress) if state.progress else Progress()
         patience = self.config.patience
         if not progress.is_stale(patience):
@@ -85,6 +89,21 @@ class Experiment:
                     )
                     break
         return self.conclude(progress, record)
+
+    def warm_start(self, command: Sequence[str]) -> None:
+        """Make the first global model, and score it on validation cases."""
+        state = self.resume()
+        record = Record(self.run_dir.path)
+        self.fleet.world.on_first(lambda: self.begin(state, record, command))
+        if not state.server.round:
+            self.score_start(state.server, record)
+
+    def score_start(self, server: Server, record: Record) -> None:
+        """Score what the rounds start from on validation cases."""
+        rows, _ = self.score(server, "val", self.scoring.validation)
+        self.display.scored(0, self.counted(rows))
+        if self.fleet.is_first:
+            record.add(rows)
 
     def evaluate(self) -> None:
         """Score the predictors on the test cases of the kept round, beside what is recorded; draw the report again."""
@@ -110,12 +129,16 @@ class Experiment:
 
     def resume(self) -> State:
         """The newest checkpoint, or the state before the first round."""
-        state = self.checkpoints.newest(self.display.warn) or State(self.first)
+        state = self.checkpoints.newest(self.display.warn) or State(self.begun())
         self.fleet.workbench.resident.load(state.server.weights)  # raises where the checkpoint is of another network
         self.fleet.memories = dict(state.memories)
         if state.server.round:
             self.display.say(f"continuing after round {state.server.round}")
         return state
+
+    def begun(self) -> Server:
+        """The server before the first round."""
+        return self.first if self.beginning is None else self.beginning.run(self.first)
 
     def after(self, round: Round, progress: Progress, record: Record) -> Progress:
         """Score, record and save a completed round."""
@@ -170,10 +193,11 @@ class Experiment:
         return site_metrics(cases, {name: site.role for name, site in self.federation.sites.items()}), cases
 
     def conclude(self, progress: Progress, record: Record) -> dict[str, Any]:
-        """Score the test split of the kept round and of the last one, summarise, draw, report."""
+        """Score the test split of the kept round, of the last one and of the start, summarise, draw, report."""
         last = self.checkpoints.load(f"round-{progress.num_rounds:05d}.json")
         kept = self.checkpoints.kept()
-        for state in {state.server.round: state for state in (last, kept)}.values():
+        start = [] if self.beginning is None else [State(self.begun())]
+        for state in {state.server.round: state for state in (*start, last, kept)}.values():
             self.score_test(state, record)
         summary = self.summarise(kept, last, progress, record)
         self.draw(kept, record)
@@ -206,6 +230,7 @@ class Experiment:
             "kept_round": round,
             "kept_by": reason if progress.kept_round else "last round, for want of validation cases",
             "num_rounds": progress.num_rounds,
+            "start": None if self.beginning is None else self.beginning.report(),
             "seconds_per_round": progress.seconds / progress.num_rounds,
             "bytes_up": progress.bytes_up,
             "bytes_down": progress.bytes_down,

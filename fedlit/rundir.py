@@ -16,7 +16,7 @@ from fedlit.errors import BadInput
 from fedlit.files import write_atomically
 
 CONTENTS = ("config.yaml", "metrics.csv", "cases.csv", "summary.json", "provenance.json", "report.html", "log.txt",
-            "checkpoint", "pictures", "logs")  # fmt: skip
+            "checkpoint", "pictures", "logs", "start", "initial.safetensors")  # fmt: skip
 
 RESULTS = ("summary.json", "report.html")
 """What a finished run has and an unfinished one has not."""
@@ -70,7 +70,7 @@ class RunDirectory:
             BadInput: another run is at work here, the directory holds something else, or a run with another config.
         """
         self.lock()
-        has_rounds = any((self / "checkpoint").glob("round-*.json"))
+        has_rounds = any(path for part in ("checkpoint", "start") for path in (self / part).glob("round-*.json"))
         if not (self / "config.yaml").exists():
             strangers = [name for name in sorted(os.listdir(self.path)) if name not in (*CONTENTS, ".lock")]
             if strangers:

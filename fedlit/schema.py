@@ -56,6 +56,7 @@ class Experiment:
     network: dict[str, Any] = MISSING
     loss: dict[str, Any] = MISSING
     algorithm: dict[str, Any] = MISSING
+    start: dict[str, Any] | None = None  # how the first global model is made at the server
     prediction: dict[str, Any] = field(default_factory=dict)  # name -> node
     metrics: dict[str, Any] = field(default_factory=lambda: {"_target_": "fedlit.metrics.Scoring"})
     activation: str = one_of("sigmoid", "softmax")
@@ -103,7 +104,7 @@ class Experiment:
 
 KEYS = tuple(each.name for each in dataclasses.fields(Experiment))
 
-GROUPS = ("data", "network", "loss", "algorithm", "optimizer", "schedule", "metrics")
+GROUPS = ("data", "network", "loss", "algorithm", "start", "optimizer", "schedule", "metrics")
 """Keys that hold one node."""
 
 NAMED_GROUPS = ("prediction", "loggers")

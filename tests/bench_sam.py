@@ -26,7 +26,7 @@ def bench_sam(folder: Path, *, size: str = "vit_b", pixels: tuple[int, ...] = (1
         found = differences(case)
         print(
             f"logits up to {found['logit']:.2g} differ from segment_anything's own by {found['stock']:.1g} (stock),"
-            f" {found['folded']:.1g} (ours)"
+            f" {found['auto']:.1g} (ours)"
         )
         row("", "ours", "stock", "ratio", "target")
         in_seconds("forward", forward, case, num_rounds, {"bf16 / fp32": "0.33"})

@@ -31,7 +31,7 @@ from fedlit.networks.tuning import Adapters, DecoderOnly, Tuning
 class Case:
     """A SAM with random weights and how it is computed; `pixels` is the side of its pictures."""
 
-    attention: str = "folded"
+    attention: str = "auto"
     precision: str = "fp32"
     recompute: bool = False
     cache: str | None = None

@@ -50,7 +50,8 @@ def bench_sam_ways(folder: Path, *, side: int = 64, window: int = 14, width: int
 def measured(layer: Layer) -> dict[str, str]:
     """Median milliseconds forward, and with backward, or why there are none; and MB at most above those before."""
     attend, found = work(layer), {}
-    before = memory("VmRSS")
+    is_cpu = layer.device == "cpu"
+    before = 1e9 * memory("VmRSS") if is_cpu else torch.cuda.memory_allocated()
     for name, with_gradient in (("forward", False), ("both", True)):
         try:
             seconds = [attend(with_gradient) for _ in range(layer.num_rounds + 1)][1:]
@@ -61,8 +62,8 @@ def measured(layer: Layer) -> dict[str, str]:
             if "memory" not in str(error):
                 raise
             found[name] = "too large"
-    peak = torch.cuda.max_memory_allocated() if layer.device == "cuda" else 1e9 * (memory("VmHWM") - before)
-    return {**found, "peak": f"{peak / 1e6:.0f}"}
+    most = 1e9 * memory("VmHWM") if is_cpu else torch.cuda.max_memory_allocated()
+    return {**found, "peak": f"{(most - before) / 1e6:.0f}"}
 
 
 def work(layer: Layer) -> Callable[[bool], float]:

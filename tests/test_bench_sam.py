@@ -15,16 +15,10 @@ from tests.bench_sam_ways import Layer, measured
 MICRO = Case(size="micro", pixels=64)
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    for module in (bench_sam, bench_sam_ways):
-        monkeypatch.setattr(module, "alone", lambda measure, case: measure(case))
-
-
 def test_the_stock_side_computes_what_segment_anything_does():
     found = differences(replace(MICRO, pixels=96))  # its position tables are for 128
     assert found["logit"] > 0.05
-    assert found["stock"] < 1e-5 and found["folded"] < 1e-5
+    assert found["stock"] < 1e-5 and found["auto"] < 1e-5
 
 
 @pytest.mark.parametrize("change", [{"attention": "stock"}, {"recompute": True}])
@@ -54,12 +48,15 @@ def test_a_process_that_fails_tells_why():
         alone(peak, replace(MICRO, size="huge"))
 
 
-def test_sam_prints_a_row_for_each_figure(tmp_path, capsys, in_this_process):
+def test_sam_prints_a_row_for_each_figure(tmp_path, capsys, monkeypatch):
+    gigabytes = {"stock": {"whole": 9.9, "steps": 8.0}, "auto": {"whole": 5.5, "steps": 4.0}}
+    monkeypatch.setattr(bench_sam, "alone", lambda measure, case: gigabytes[case.attention])
     bench_sam.bench_sam(tmp_path, size="micro", pixels=(64, 32), num_rounds=1)
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 70 for line in lines if not line.startswith("logits"))
     rows = {line[:32].strip(): line[32:].split() for line in lines[3 : len(lines) // 2]}
     assert set(rows) >= {"forward, fp32", "forward, bf16 / fp32", "step, bf16 recomputed", "peak of a step, fp32"}
+    assert rows["peak of a step, fp32"] == ["5.50", "GB", "9.90", "GB", "0.56", "1.00"]
     aims = {name: words[-1] for name, words in rows.items() if len(words) == 6}
     assert aims == {"forward, bf16 / fp32": "0.33", "step, fp32": "1.00", "peak of a step, fp32": "1.00"}
 
@@ -100,11 +97,12 @@ def test_a_batch_that_does_not_fit_is_no_error(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
-def test_sam_ways_prints_all_of_them(tmp_path, capsys, monkeypatch, in_this_process):
+def test_sam_ways_prints_all_of_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench_sam_ways, "alone", lambda measure, layer: measure(layer))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     bench_sam_ways.bench_sam_ways(tmp_path, side=6, window=4, width=24, num_heads=3)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [line[0] for line in lines[2:6]] == ["stock", "folded", "biased", "flexed"]
+    assert [line[0] for line in lines[2:6]] == ["stock", "headwise", "folded", "biased"]
     assert {"cpu, fp32, 1 x 6 x 6 tokens", "cpu, bf16, 4 x 4 x 4 tokens"} <= {" ".join(line) for line in lines}
     assert all((line[2] == "none") == (line[0] == "flexed") for line in lines if len(line) == 4)
 

@@ -353,7 +353,7 @@ def test_what_is_filled_up_lies_at_the_bottom_and_right():
     [
         ({"in_channels": 2}, "set data.channels=3"),
         ({"size": "vit_x"}, "use one of vit_b, vit_l, vit_h, micro"),
-        ({"attention": "fast"}, "use one of folded, biased, flexed"),
+        ({"attention": "fast"}, "use auto, headwise, folded, biased, flexed, or stock"),
         ({"tuning": LoRA(blocks=[4])}, "use numbers from 0 to 3"),
         ({"tuning": LoRA(blocks=[])}, "use numbers from 0 to 3"),
         ({"tuning": Adapters(last=5)}, "use 1 to 4 blocks"),

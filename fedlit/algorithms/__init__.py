@@ -3,6 +3,7 @@
 from fedlit.algorithms.base import Algorithm, Sampling
 from fedlit.algorithms.centralized import Centralized
 from fedlit.algorithms.fedavg import FedAvg
+from fedlit.algorithms.fedprox import FedProx
 from fedlit.algorithms.local import Local
 
-__all__ = ["Algorithm", "Centralized", "FedAvg", "Local", "Sampling"]
+__all__ = ["Algorithm", "Centralized", "FedAvg", "FedProx", "Local", "Sampling"]

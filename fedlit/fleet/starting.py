@@ -61,7 +61,7 @@ class Placed(DDPStrategy):
         assert self.cluster_environment is not None
         self._launcher = Starter(self.cluster_environment, self.num_processes, self.num_nodes)
 
-    def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]  # as it is, without a team
+    def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]  # no DDP without a team
         if self.team is None:
             return module
         # buffers are aligned at the end of a round: once, and not before every forward pass

@@ -59,18 +59,32 @@ class FeatureCache:
         features = torch.stack([self._features(compute, image) for image in images])
         return features.to(images.device, images.dtype)
 
-    def _features(self, compute: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    def file(self, compute: Callable[[Tensor], Tensor], image: Tensor, also: str = "") -> Path:
+        """The file that holds compute(image [1, ...]); what else than the picture it depends on is given as text."""
+        self._open(self._key(image.device))
+        path = self._path(image, also)
+        if not path.exists():
+            self._keep(path, self._computed(compute, image))
+        return path
+
+    def _path(self, image: Tensor, also: str = "") -> Path:
         assert self._folder is not None
-        path = self._folder / f"{content(image)}.safetensors"
+        return self._folder / f"{content(image, also)}.safetensors"
+
+    def _features(self, compute: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+        path = self._path(image)
         try:
             if path.exists():
                 return load(path)[0]["features"]
         except BadInput as error:
             log.warning("%s: computing it again", error)
-        with torch.no_grad():
-            features = compute(image[None])[0].to("cpu", self.dtype)
+        features = self._computed(compute, image)
         self._keep(path, features)
         return features
+
+    def _computed(self, compute: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+        with torch.no_grad():
+            return compute(image[None])[0].to("cpu", self.dtype)
 
     def _keep(self, path: Path, features: Tensor) -> None:
         if self._num_bytes > self.most_bytes:
@@ -103,6 +117,6 @@ class FeatureCache:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def content(image: Tensor) -> str:
-    """A hash of a picture's bits, shape and dtype."""
-    return sha256({"image": image})[:32]
+def content(image: Tensor, also: str = "") -> str:
+    """A hash of a picture's bits, shape and dtype, and of a text."""
+    return sha256({f"image {also}": image})[:32]

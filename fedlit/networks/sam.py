@@ -62,7 +62,7 @@ class SAM(nn.Module):
         checkpoint: str | None = None,
         trained: str | None = None,
         normalize: bool = True,
-        attention: Literal["folded", "biased", "flexed", "stock"] = "folded",
+        attention: Literal["auto", "headwise", "folded", "biased", "flexed", "stock"] = "auto",
         recompute: bool = False,
         cache: Literal["fp32", "bf16"] | None = None,
     ):
