@@ -67,7 +67,7 @@ def conduct(config: DictConfig, so_far: Callable[[Experiment], None]) -> None:
     fabric = start(config, config.loggers)
     is_first = fabric.is_global_zero
     with (
-        back_to_the_queue(Path(config.run_dir) / "checkpoint", is_first=is_first),
+        back_to_the_queue(Path(config.run_dir), is_first=is_first),
         RunDirectory(config.run_dir) as run_dir,
         heeding_signals(),
         World.of(fabric, config.client_timeout) as world,

@@ -158,18 +158,18 @@ def hand_over(script: str) -> str:
 
 
 @contextmanager
-def back_to_the_queue(checkpoints: Path, *, is_first: bool) -> Iterator[None]:
+def back_to_the_queue(run_dir: Path, *, is_first: bool) -> Iterator[None]:
     """Around a whole run: where the scheduler asked it to stop and it completed a round, its job goes back.
 
     That ends the job's processes at once, so by then all must be saved and the run directory free. A crash never goes
     back.
     """
-    before = _saved(checkpoints) if is_first else set()
+    before = _saved(run_dir) if is_first else set()
     try:
         yield
     except Stopped as stop:
         if is_first and stop.may_requeue and "SLURM_JOB_ID" in os.environ:
-            if _saved(checkpoints) - before:
+            if _saved(run_dir) - before:
                 _requeue(stop)
             else:
                 why = "no round was completed in this start; give the job more time: --time"
@@ -177,12 +177,12 @@ def back_to_the_queue(checkpoints: Path, *, is_first: bool) -> Iterator[None]:
         raise
 
 
-def _saved(checkpoints: Path) -> set[tuple[str, int]]:
-    """The rounds that are saved, each with when."""
+def _saved(run_dir: Path) -> set[tuple[str, int]]:
+    """The rounds that are saved, and the passes of the start, each with when."""
     found = set()
-    for path in checkpoints.glob("round-*.json"):
+    for path in run_dir.glob("*/round-*.json"):
         with suppress(FileNotFoundError):  # another job may be at work here: this one is refused in a moment
-            found.add((path.name, path.stat().st_mtime_ns))
+            found.add((str(path), path.stat().st_mtime_ns))
     return found
 
 

@@ -113,7 +113,7 @@ def test_a_missing_file_lists_what_is_shipped(write):
         load("nothing")
     with pytest.raises(BadInput, match=r"parts/no\.yaml: no such file"):
         load(write(include=["parts/no.yaml"]))
-    assert "fedavg, local" in problems("quickstart", "algorithm=fedx", "sead=1")["algorithm"]
+    assert "fedavg, fedprox, local" in problems("quickstart", "algorithm=fedx", "sead=1")["algorithm"]
     with pytest.raises(BadInput, match=r"one node.*`algorithm: local`"):
         load(shipped("algorithm/local"))
 

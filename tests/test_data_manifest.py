@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from fedlit.data import Manifest
-from fedlit.data.manifest import Row, read_manifest, split_by_group
+from fedlit.data.manifest import Row, dealt, read_manifest, split_by_group
 from fedlit.errors import BadInput
 
 COLUMNS = ["site", "image", "mask", "split", "group"]
@@ -358,3 +358,45 @@ def test_the_real_sets_load(name, tmp_path):
     assert sum(len(part.cases) for site in sites for part in (site.train, site.val, site.test)) == (
         345 if name == "cxr_lungs" else 104
     )
+
+
+def test_dealt_patients_stay_whole_and_every_member_keeps_its_number():
+    rows = [
+        Row(
+            site, Path(f"{site}{patient}{number}"), Path("m"), split, f"p{patient}", None, 1, f"{site}{patient}{number}"
+        )
+        for site, count in (("a", 9), ("b", 3), ("u", 4))
+        for patient in range(count)
+        for number, split in enumerate(["train"] * 2 if patient else ["test"] * 2)
+    ]
+    found = dealt(rows, ["a", "b"], seed=0)
+    assert sorted(row.name for row in found) == sorted(row.name for row in rows)
+    before, after = ({row.name: row for row in part} for part in (rows, found))
+    moved = [name for name in before if before[name].site != after[name].site]
+    assert moved and all(before[name].split == "train" and before[name].site != "u" for name in moved)
+    homes = {}
+    for name, row in after.items():
+        homes.setdefault((before[name].site, before[name].group), set()).add(row.site)
+    assert all(len(places) == 1 for places in homes.values())
+    for site in "abu":
+        count = [
+            len({row.group for row in part if row.site == site and row.split == "train"}) for part in (rows, found)
+        ]
+        assert count[0] == count[1]
+    assert [row.name for row in dealt(rows[::-1], ["b", "a"], seed=0)][::-1] == [row.name for row in found]
+    assert {row.name: row.site for row in dealt(rows[::-1], ["b", "a"], seed=0)} == {
+        row.name: row.site for row in found
+    }
+    assert {row.name: row.site for row in dealt(rows, ["a", "b"], seed=1)} != {row.name: row.site for row in found}
+
+
+def test_a_dealt_manifest_loads_and_leaves_val_and_test_where_they_are(hospitals):
+    root, _ = hospitals
+    plain, mixed = (manifest(root, **settings).load() for settings in ({}, {"deal_seed": 3}))
+    for before, after in zip(plain, mixed, strict=True):
+        assert (len(before.train), before.val.cases, before.test.cases) == (
+            len(after.train),
+            after.val.cases,
+            after.test.cases,
+        )
+    assert {case.id for case in plain[0].train.cases} != {case.id for case in mixed[0].train.cases}

@@ -150,7 +150,7 @@ def stopped(folder: Path, *, rounds: int, error: BaseException, is_first: bool =
     """A run that completes rounds and ends with an error, in a directory where two rounds were complete before."""
     folder.mkdir()
     (folder / "round-00002.json").touch()
-    with pytest.raises(type(error)), slurm.back_to_the_queue(folder, is_first=is_first):
+    with pytest.raises(type(error)), slurm.back_to_the_queue(folder.parent, is_first=is_first):
         for number in range(rounds):
             (folder / f"round-{number + 3:05d}.json").touch()
         raise error
@@ -171,12 +171,18 @@ def test_a_job_with_a_round_goes_back_alone(tmp_path, commands, job, monkeypatch
     assert f"job {name} goes back into the queue" in capsys.readouterr().err
 
 
+def test_a_pass_of_the_start_counts_as_a_round(tmp_path, commands, job):
+    noted = commands("scontrol", says="echo JobState=RUNNING Reason=None")
+    stopped(tmp_path / "start", rounds=1, error=ASKED)
+    assert "requeue 12" in noted.read_text()
+
+
 def test_a_run_that_was_begun_anew_counts_its_own_rounds(tmp_path, commands, job):
     """overwrite=true: the third round of before is gone, the first of now is a new one."""
     noted = commands("scontrol", says="echo JobState=RUNNING")
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "round-00003.json").touch()
-    with pytest.raises(Stopped), slurm.back_to_the_queue(tmp_path / "checkpoint", is_first=True):
+    with pytest.raises(Stopped), slurm.back_to_the_queue(tmp_path, is_first=True):
         (tmp_path / "checkpoint" / "round-00003.json").unlink()
         (tmp_path / "checkpoint" / "round-00001.json").touch()
         raise ASKED

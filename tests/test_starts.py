@@ -244,6 +244,21 @@ def test_an_ellipse_fills_its_box():
     assert found[0].sum().item() == pytest.approx(np.pi * 16 * 16, rel=0.02)
 
 
+def test_a_mean_lung_leans_to_the_middle_of_the_chest_and_fills_its_box():
+    from fedlit.teachers import MeanLungs
+    from fedlit.teachers.prompts import Prompt
+
+    boxes = [Prompt((8, 8, 56, 120)), Prompt((72, 8, 120, 120))]
+    found, _ = MeanLungs().open(torch.device("cpu")).masks(torch.zeros(1, 1, 128, 128), boxes)
+    for plane, prompt in zip(found, boxes, strict=True):
+        left, top, right, bottom = map(int, prompt.box)
+        assert 0.4 < plane[top:bottom, left:right].mean() < 0.8 and plane[:, : left - 1].sum() == 0
+    top_of = [plane[8:40].sum(0) for plane in found]  # a lung's apex is nearer to the spine than its base
+    columns = torch.arange(128.0)
+    middle = [(part * columns).sum() / part.sum() for part in top_of]
+    assert middle[0] > 32 and middle[1] < 96
+
+
 def test_boxes_of_masks_hold_every_object_and_jitter_moves_them():
     from fedlit.teachers import MaskBoxes
 

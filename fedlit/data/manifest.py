@@ -6,7 +6,7 @@ import csv
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -163,6 +163,23 @@ def split_by_group(rows: Sequence[Row], *, fractions: Sequence[float] = (0.7, 0.
             split = "test" if position < num_test else "val" if position < num_test + num_val else "train"
             split_of[site, group] = split
     return [replace(row, split=split_of[row.site, row.group]) for row in rows]
+
+
+def dealt(rows: Sequence[Row], members: Collection[str], *, seed: int) -> list[Row]:
+    """The rows with the members' training patients dealt at random among them: what is learnt from is alike everywhere.
+
+    Each member keeps its number of patients, and its own val and test. The order of the rows does not matter.
+    """
+    patients = sorted({(row.site, row.group) for row in rows if row.split == "train" and row.site in members})
+    shuffled = sorted(patients, key=lambda patient: address(seed, "deal", *patient))
+    home = {patient: site for patient, (site, _) in zip(shuffled, patients, strict=True)}
+
+    def moved(row: Row) -> Row:
+        if row.split != "train" or row.site not in members:
+            return row
+        return replace(row, site=home[row.site, row.group], group=f"{row.site}/{row.group}")
+
+    return [moved(row) for row in rows]
 
 
 def _num_held_out(num_groups: int, fractions: Sequence[float]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import numpy as np
 from fedlit.data.augmentation import Augmentation, plain
 from fedlit.data.cache import Files, PackedCase, file_hashes, packed
 from fedlit.data.checks import duplicates, listed_twice, no_training, patients_in_two_splits, roles_of
-from fedlit.data.manifest import SPLITS, Row, manifest_problems, read_manifest, refuse, split_by_group
+from fedlit.data.manifest import SPLITS, Row, dealt, manifest_problems, read_manifest, refuse, split_by_group
 from fedlit.data.outline import Outline, augmented_size, outlines
 from fedlit.data.pictures import Case, Pictures
 from fedlit.data.preparing import INTENSITIES, Preparation
@@ -32,8 +32,9 @@ class Manifest:
     None for the pictures' own sizes; both sides are resized, so the aspect ratio may change. `channels` is 1 (colour
     becomes luminance) or 3 (grey is repeated). `intensity`: see `preparing.Preparation`. `augment`: transforms for
     training, see `augmentation.Augmentation`. `fractions` (train, val, test) and `split_seed` divide the patients of a
-    manifest without a split column. `allow_duplicates` lets one picture stand at two sites or in two splits.
-    `seed_names` gives sites the seeds of another name. `cache_dir`: see `storage.default_cache`.
+    manifest without a split column. `deal_seed` deals the members' training patients at random among them, see
+    `manifest.dealt`; None leaves them at their hospitals. `allow_duplicates` lets one picture stand at two sites or in
+    two splits. `seed_names` gives sites the seeds of another name. `cache_dir`: see `storage.default_cache`.
     """
 
     root: str
@@ -46,6 +47,7 @@ class Manifest:
     augment: Sequence | None = None
     fractions: Sequence[float] = (0.7, 0.1, 0.2)
     split_seed: int = 0
+    deal_seed: int | None = None
     allow_duplicates: bool = False
     seed_names: Mapping[str, str] | None = None
     cache_dir: str | None = None
@@ -145,6 +147,8 @@ class Manifest:
             seed_names=self.seed_names or {},
         )
         rows = [replace(row, split="test") if roles[row.site] == "unseen" else row for row in rows]
+        if self.deal_seed is not None:
+            rows = dealt(rows, [site for site, role in roles.items() if role == "member"], seed=self.deal_seed)
         problems = no_training(rows, roles, file=self.file) + listed_twice(rows, file=self.file)
         return rows, roles, problems + patients_in_two_splits(rows, file=self.file)
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from fedlit.networks.feature_cache import FeatureCache
 from fedlit.networks.relative_attention import RelativeAttention
 from fedlit.networks.sam_architecture import SIZES, build_sam
-from fedlit.networks.sam_checkpoint import describe, read_checkpoint
+from fedlit.networks.sam_checkpoint import EMBEDDED, describe, read_checkpoint
 from fedlit.networks.trained import load_trained
 from fedlit.networks.tuning import Full, Tuning
 
@@ -35,7 +35,7 @@ class SAM(nn.Module):
         size: `vit_b`, `vit_l`, `vit_h`, or `micro` for tests and CPUs.
         tuning: what is trained: Full, Adapters, LoRA or DecoderOnly. What is frozen is never sent.
         checkpoint: an official file of that size, such as sam_vit_b_01ec64.pth or medsam_vit_b.pth, or its
-            safetensors; without one SAM starts from random weights.
+            safetensors; `embedded` for the micro SAM that ships with fedlit. None for random weights.
         trained: a file of what was trained of such a network alone (`fedlit export --trained-only`), to begin from.
         normalize: bring pixels to SAM's mean and deviation; else they stay in [0, 1], as in FedFMS.
         attention: how the attention of the blocks is computed, see `relative_attention.WAYS`; `stock` leaves the
@@ -79,6 +79,7 @@ class SAM(nn.Module):
         is_blank = next(stock.parameters()).is_meta
         self.origin = f"SAM {size} with random weights"
         if checkpoint is not None and not is_blank:
+            checkpoint = str(EMBEDDED) if checkpoint == "embedded" else checkpoint
             self.origin = f"SAM {size} from {describe(checkpoint)}"
             stock.load_state_dict(read_checkpoint(checkpoint, stock.state_dict(), size=size))
         self.image_encoder = stock.image_encoder.requires_grad_(False)

@@ -1,40 +1,47 @@
-"""Teachers that have learnt nothing, to tell what a real one adds: ellipses in the boxes, and the true masks."""
+"""Teachers that do not look at the picture, to tell what a real one adds: shapes drawn into the boxes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from fedlit.teachers.prompts import Prompt
+from fedlit.teachers.prompts import Box, Prompt
 from fedlit.teachers.teacher import Teacher, Teaching
+from fedlit.teaching.scenes import scene
+
+NUM_CHESTS, SEED = 200, 2**31 + 1
 
 
 class Drawing(Teaching):
-    """Draws a shape into each box, whatever the picture shows."""
+    """Draws a shape [h, w] into each box, whatever the picture shows: `left` where the box lies left of the middle."""
 
-    def __init__(self, shape: Tensor):
-        self.shape = shape
+    def __init__(self, left: Tensor, right: Tensor):
+        self.left, self.right = left, right
 
     def masks(self, image: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        height, width = image.shape[-2:]
-        y, x = torch.arange(height) + 0.5, torch.arange(width) + 0.5
+        size = (image.shape[-2], image.shape[-1])
         planes = []
         for prompt in prompts:
             assert prompt.box is not None, "a shape is drawn into a box"
-            left, top, right, bottom = prompt.box
-            grid = torch.stack(
-                torch.broadcast_tensors(
-                    (2 * (x - left) / (right - left) - 1)[None], (2 * (y - top) / (bottom - top) - 1)[:, None]
-                ),
-                -1,
-            )
-            planes.append(
-                torch.nn.functional.grid_sample(self.shape[None, None], grid[None], align_corners=False)[0, 0]
-            )
+            is_left = prompt.box[0] + prompt.box[2] < size[1]
+            planes.append(stretched(self.left if is_left else self.right, prompt.box, size))
         return torch.stack(planes).to(image.device), torch.ones(len(prompts), device=image.device)
+
+
+def stretched(shape: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
+    """A shape [h, w] that fills a box of a picture of size (H, W), zero outside."""
+    left, top, right, bottom = box
+    y, x = (torch.arange(side) + 0.5 for side in size)
+    places = torch.broadcast_tensors(
+        (2 * (x - left) / (right - left) - 1)[None, :], (2 * (y - top) / (bottom - top) - 1)[:, None]
+    )
+    return F.grid_sample(shape[None, None], torch.stack(places, -1)[None], align_corners=False)[0, 0]
 
 
 @dataclass(frozen=True)
@@ -43,4 +50,28 @@ class Ellipses(Teacher):
 
     def open(self, device: torch.device) -> Teaching:
         y, x = torch.meshgrid(torch.linspace(-1, 1, 256), torch.linspace(-1, 1, 256), indexing="ij")
-        return Drawing((x**2 + y**2 < 1).float())
+        disc = (x**2 + y**2 < 1).float()
+        return Drawing(disc, disc)
+
+
+@dataclass(frozen=True)
+class MeanLungs(Teacher):
+    """The mean of drawn lungs, each stretched to its box: the patient's right one left of the picture's middle."""
+
+    def open(self, device: torch.device) -> Teaching:
+        return Drawing(mean_lung("right lung"), mean_lung("left lung"))
+
+
+@cache
+def mean_lung(name: str, side: int = 64) -> Tensor:
+    """The mean [side, side], from 0 to 1, of the masks of a lung cut out of drawn chests."""
+    cut = []
+    for number in range(NUM_CHESTS):
+        objects = scene(SEED, number, "chest").objects
+        if name not in objects:
+            continue
+        mask = objects[name][number % len(objects[name])]
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        part = torch.from_numpy(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]).float()
+        cut.append(F.interpolate(part[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0])
+    return torch.stack(cut).mean(0)
