@@ -44,113 +44,148 @@ STARTS = {
 ALGORITHMS = {"fedavg": ["algorithm=fedavg"], "fedprox": ["algorithm=fedprox"]}
 
 
-class Result(NamedTuple):
-    """Test Dice of the members after so many rounds: mean and worst over sites."""
+class Run(NamedTuple):
+    """One run; `folder` is below that of the study."""
 
     data: str
     algorithm: str
     start: str
     seed: int
+
+    @property
+    def folder(self) -> Path:
+        names = (name.replace(", ", "-").replace(" ", "_") for name in self[:3])
+        return Path(*names) / f"seed{self.seed}"
+
+
+class Result(NamedTuple):
+    """Test Dice of the members after so many rounds, mean and worst over sites; what the start and all rounds cost."""
+
     round: int
     mean: float
     worst: float
     seconds: float  # of the start
+    megabytes: float  # up and down so far
 
 
-def experiments(data_root: str, quick: bool) -> Iterator[tuple[str, list[str], str, str, int]]:
-    """(data, what sets it, algorithm, start, seed) of every run."""
+def experiments(data_root: str, quick: bool, num_seeds: int) -> Iterator[tuple[Run, list[str]]]:
+    """Every run, and what sets its data."""
     data = {"cxr_lungs": ["cxr_lungs", f"data.root={data_root}", "server_site=jsrt"]}
     if not quick:
         data |= {"cxr_lungs, dealt": [*data["cxr_lungs"], "data.deal_seed=0"], "phantom": ["quickstart"]}
     algorithms = ["fedavg"] if quick else [*ALGORITHMS]
-    for (name, words), algorithm, start, seed in product(data.items(), algorithms, STARTS, range(1 if quick else 3)):
-        yield name, words, algorithm, start, seed
+    for (name, words), algorithm, start, seed in product(data.items(), algorithms, STARTS, range(num_seeds)):
+        yield Run(name, algorithm, start, seed), words
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data_root", help="the folder of cxr_lungs, with sites.csv")
-    parser.add_argument("--quick", action="store_true", help="one seed, chest X-rays, FedAvg")
+    parser.add_argument("--quick", action="store_true", help="chest X-rays by hospital and FedAvg alone; one seed")
+    parser.add_argument("--seeds", type=int, help="how many, instead of 3, or of 1 with --quick")
     parser.add_argument("--out", type=Path, default=Path("runs/warm_start_study"))
     asked = parser.parse_args()
-    results = [
-        result
-        for data, words, algorithm, start, seed in experiments(asked.data_root, asked.quick)
-        for result in study(asked.out, data, words, algorithm, start, seed)
-    ]
-    table = tabulate(results)
+    runs = experiments(asked.data_root, asked.quick, asked.seeds or (1 if asked.quick else 3))
+    results = {run: study(asked.out, run, words) for run, words in runs}
+    table = tabulate(asked.out, results)
     (asked.out / "table.md").write_text(table)
-    plot(asked.out, results)
+    plot(asked.out, [*results])
     print(table)
 
 
-def study(out: Path, data: str, words: list[str], algorithm: str, start: str, seed: int) -> list[Result]:
+def study(out: Path, run: Run, words: list[str]) -> list[Result]:
     """The results of one run, trained as far as it is not yet."""
-    folders = [name.replace(", ", "-").replace(" ", "_") for name in (data, algorithm, start)]
-    run_dir = out.joinpath(*folders) / f"seed{seed}"
+    run_dir = out / run.folder
     noted = run_dir.with_suffix(".json")
     results = [Result(*values) for values in json.loads(noted.read_text())] if noted.exists() else []
     for stage in STAGES:
         if any(result.round == stage for result in results):
             continue
         config, *rest = words
-        settings = [*rest, *ALGORITHMS[algorithm], *STARTS[start], f"seed={seed}", f"num_rounds={stage}"]
+        settings = [*rest, *ALGORITHMS[run.algorithm], *STARTS[run.start], f"seed={run.seed}", f"num_rounds={stage}"]
         settings += [f"run_dir={run_dir}", "metrics.test=[dice]", "report.pictures=false", "loggers={}"]
         subprocess.run([sys.executable, "-m", "fedlit", "run", config, *settings], check=True)
-        seconds = ((json.loads((run_dir / "summary.json").read_text())["start"]) or {}).get("seconds", 0.0)
-        rounds = {0, stage} if stage == STAGES[0] and start != "random" else {stage}
-        for number in sorted(rounds):
-            dice = members_dice(run_dir, number)
-            results.append(Result(data, algorithm, start, seed, number, statistics.fmean(dice), min(dice), seconds))
+        summary = json.loads((run_dir / "summary.json").read_text())
+        seconds = (summary["start"] or {}).get("seconds", 0.0)
+        megabytes = (summary["bytes_up"] + summary["bytes_down"]) / 1e6
+        for number in sorted({stage, *([0] if stage == STAGES[0] and summary["start"] else [])}):
+            dice = members_dice(run_dir, number, "test")
+            results.append(Result(number, statistics.fmean(dice), min(dice), seconds, megabytes if number else 0.0))
         noted.write_text(json.dumps(results))
     return results
 
 
-def members_dice(run_dir: Path, number: int) -> list[float]:
-    """The test Dice of every member with the global model after a round."""
+def members_dice(run_dir: Path, number: int, split: str) -> list[float]:
+    """The Dice of every member with the global model after a round."""
     with open(run_dir / "metrics.csv", newline="") as file:
         return [
             float(row["value"])
             for row in csv.DictReader(file)
             if (row["round"], row["role"], row["model"], row["split"], row["metric"])
-            == (str(number), "member", "global", "test", "dice")
+            == (str(number), "member", "global", split, "dice")
+            and row["value"]
         ]
 
 
-def tabulate(results: list[Result]) -> str:
+def curve(run_dir: Path) -> dict[int, float]:
+    """By round, the mean validation Dice of the members."""
+    found = {number: members_dice(run_dir, number, "val") for number in range(STAGES[-1] + 1)}
+    return {number: statistics.fmean(dice) for number, dice in found.items() if dice}
+
+
+def rounds_needed(out: Path, run: Run) -> float | None:
+    """Until validation reaches 90 % of where the random start of the same seed ends; None: never."""
+    aim = 0.9 * curve(out / run._replace(start="random").folder)[STAGES[-1]]
+    return next((float(number) for number, dice in curve(out / run.folder).items() if dice >= aim), None)
+
+
+def tabulate(out: Path, results: dict[Run, list[Result]]) -> str:
     """Markdown: mean / worst site, means over seeds with their deviation."""
-    rounds = sorted({result.round for result in results})
-    lines = ["| data | algorithm | start | " + " | ".join(f"round {number}" for number in rounds) + " | teaching |"]
-    lines.append("|---" * (4 + len(rounds)) + "|")
-    for data, algorithm, start in dict.fromkeys(result[:3] for result in results):
-        of_start = [result for result in results if result[:3] == (data, algorithm, start)]
-        cells = []
+    rounds = sorted({result.round for of_run in results.values() for result in of_run})
+    named = [
+        "data",
+        "algorithm",
+        "start",
+        "rounds to 90 %",
+        *(f"round {number}" for number in rounds),
+        "MB",
+        "teaching",
+    ]
+    lines = [f"| {' | '.join(named)} |", "|---" * len(named) + "|"]
+    for kind in dict.fromkeys(run[:3] for run in results):
+        runs = [run for run in results if run[:3] == kind]
+        needed = [rounds_needed(out, run) for run in runs]
+        known = [number for number in needed if number is not None]
+        cells = [f"{statistics.fmean(known):.1f}" if len(known) == len(needed) else "not reached"]
         for number in rounds:
-            found = [result for result in of_start if result.round == number]
+            found = [result for run in runs for result in results[run] if result.round == number]
             means, worst = ([getattr(result, key) for result in found] for key in ("mean", "worst"))
             spread = f" ± {statistics.stdev(means):.3f}" if len(means) > 1 else ""
             cells.append(f"{statistics.fmean(means):.3f}{spread} / {statistics.fmean(worst):.3f}" if found else "")
-        seconds = statistics.fmean(result.seconds for result in of_start)
-        lines.append(f"| {data} | {algorithm} | {start} | {' | '.join(cells)} | {seconds:.0f} s |")
+        last = [results[run][-1] for run in runs]
+        cells.append(f"{statistics.fmean(result.megabytes for result in last):.0f}")
+        cells.append(f"{statistics.fmean(result.seconds for result in last):.0f} s")
+        lines.append(f"| {' | '.join((*kind, *cells))} |")
     return "\n".join(lines) + "\n"
 
 
-def plot(out: Path, results: list[Result]) -> None:
-    """Curves of all starts, one panel for each data and algorithm."""
+def plot(out: Path, runs: list[Run]) -> None:
+    """Validation curves of all starts, means over seeds; one panel for each data and algorithm."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = [*dict.fromkeys(result[:2] for result in results)]
+    panels = [*dict.fromkeys(run[:2] for run in runs)]
     figure, axes = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False, sharey=True)
     for axis, panel in zip(axes[0], panels, strict=True):
-        for start in dict.fromkeys(result.start for result in results):
-            found = [result for result in results if result[:3] == (*panel, start)]
-            rounds = sorted({result.round for result in found})
-            means = [statistics.fmean(each.mean for each in found if each.round == number) for number in rounds]
-            axis.plot(rounds, means, marker="o", label=start)
-        axis.set(xlabel="round", ylabel="test Dice, mean over members", title=", ".join(panel))
+        for start in dict.fromkeys(run.start for run in runs):
+            curves = [curve(out / run.folder) for run in runs if run[:3] == (*panel, start)]
+            rounds = sorted(set.intersection(*(set(each) for each in curves)))
+            axis.plot(rounds, [statistics.fmean(each[number] for each in curves) for number in rounds], label=start)
+        axis.set(xlabel="round", ylabel="validation Dice, mean over members", title=", ".join(panel))
+        axis.set_ylim(0.6, 1.0)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     axes[0][0].legend()
     figure.tight_layout()
