@@ -251,3 +251,14 @@ def test_a_browser_shows_it_at_desktop_and_phone_width(tmp_path):
         chromium(f"--window-size={width},3000", f"--screenshot={picture}", target.as_uri())
         pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)
         assert len(np.unique(pixels, axis=0)) > 100, "it is not blank"
+
+
+def test_a_start_is_named_and_its_absence_is_not(tmp_path):
+    folder = make_run(tmp_path, ["hk", "mg"])
+    assert "begun" not in write_report(folder).read_text()
+    for start, words in (
+        ({"kind": "Distillation", "pictures": 173}, "begun at the server by Distillation on 173 pictures</p>"),
+        ({"kind": "TeacherWeights"}, "begun at the server by TeacherWeights</p>"),
+    ):
+        write_json(folder / "summary.json", read_run(folder).summary | {"start": start})
+        assert words in write_report(folder).read_text()
