@@ -134,3 +134,14 @@ def test_what_does_not_fit_is_one_clear_error(experiment, capsys, word, message)
     assert fedlit("run", experiment, word) == 2
     text = capsys.readouterr().err
     assert message in text and "Traceback" not in text
+
+
+def test_an_exported_sam_is_built_again_by_its_description(experiment, tmp_path, disc_data):
+    from fedlit.config import build
+
+    assert fedlit("run", experiment, "num_rounds=1") == 0
+    assert fedlit("export", tmp_path / "run", tmp_path / "whole") == 0
+    described = json.loads((tmp_path / "whole" / "model.json").read_text())["network"]
+    network = build({"_target_": described["target"], **described["arguments"]})
+    network.load_state_dict(load(tmp_path / "whole" / "model.safetensors")[0])
+    assert network(torch.rand(1, 1, 32, 32)).shape == (1, 1, 32, 32)

@@ -161,6 +161,15 @@ def test_bad_input_is_one_clear_error_before_anything_is_trained(experiment, wor
     assert message in said.err and "round 1" not in said.out
 
 
+def test_pictures_count_by_confidence_where_that_is_asked_for(experiment, sam_file):
+    words = ["start.num_rounds=1"]
+    plain = run(experiment, "plain", *by_sam(sam_file, *words))
+    weighed = run(experiment, "weighed", *by_sam(sam_file, "start.weigh=true", *words))
+    assert not same(initial(plain), initial(weighed))
+    alike = [ELLIPSES, "start=distillation", *words]  # an ellipse is always sure
+    assert same(initial(run(experiment, "e", *alike)), initial(run(experiment, "w", "start.weigh=true", *alike)))
+
+
 def test_features_are_matched_where_they_are_asked_for(experiment, sam_file):
     words = ["start.num_rounds=2", "start.patience=2"]
     plain = run(experiment, "plain", *by_sam(sam_file, *words))

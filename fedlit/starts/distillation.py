@@ -74,9 +74,8 @@ class Distillation(Start):
         val, _ = self._lessons(teacher, site.val, device, address(seed, site.seed_name, "val"))
         augmentation = Augmentation(self.augment) if self.augment else site.train.augmentation
         train = replace(train, augmentation=augmentation)
-        return Study(
-            replace(site, train=cast(Pictures, train), val=cast(Pictures, val)), report
-        )  # they stand in for them
+        # lessons stand in for pictures wherever a client trains
+        return Study(replace(site, train=cast(Pictures, train), val=cast(Pictures, val)), report)
 
     def objective(self, client: Client, network: nn.Module, batch: Batch) -> Tensor:
         image = batch["image"].to(client.device, memory_format=client.memory_format)
@@ -125,9 +124,8 @@ class Distillation(Start):
             float(answers(file, pictures.images([index]).shape[-2:])[1].min()) for index, file in enumerate(files)
         ]
         chosen = [index for index, value in enumerate(confidence) if value >= self.least_confidence]
-        counts = [confidence[index] for index in chosen] if self.weigh else [1.0] * len(chosen)
-        mean = sum(counts) / max(1, len(counts))
-        weights = [count / mean for count in counts]
+        counts = [confidence[index] if self.weigh else 1.0 for index in chosen]
+        weights = [count * len(counts) / sum(counts) if sum(counts) else 1.0 for count in counts]
         report = {
             "pictures": len(chosen),
             "left_out": len(pictures) - len(chosen),
