@@ -51,7 +51,7 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
     network = first_network(config, source)
     if origin := getattr(network, "origin", ""):
         display.say(origin)
-    fingerprints = {"manifest": source.fingerprint(), "network": sha256(network.state_dict())}
+    network_sha256 = sha256(network.state_dict())
     workbench = set_up(network, config, world, team, display)
     resident = workbench.resident
     keep_local = kept_entries(config, resident)
@@ -71,7 +71,7 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
         config,
         run_dir,
         source=source,
-        fingerprints=fingerprints,
+        network_sha256=network_sha256,
         algorithm=algorithm,
         predictors={name: makers[name]() for name in (*algorithm.models, *config.prediction)},
         scoring=build(config.metrics),
@@ -113,7 +113,7 @@ def beginning(
 
     server_site = next((site for site in sites.values() if site.role == "server"), None)
     run_dir = RunDirectory(config.run_dir).path
-    return Beginning(start, server_site, tuple(classes), alone, run_dir, config.seed, display)
+    return Beginning(start, server_site, tuple(classes), alone, world, run_dir, config.seed, display)
 
 
 def predictors(config: DictConfig) -> dict[str, Callable[[], Predictor]]:

@@ -17,10 +17,11 @@ from fedlit.data.site import Site
 from fedlit.display import Display
 from fedlit.errors import BadInput
 from fedlit.federation import Federation
+from fedlit.fleet import World
 from fedlit.messages import Server
 from fedlit.progress import Progress
 from fedlit.seeding import address
-from fedlit.starts import Start
+from fedlit.starts import Start, Study
 from fedlit.weights import load, save
 
 
@@ -39,6 +40,7 @@ class Beginning:
     site: Site | None
     classes: tuple[str, ...]
     alone: Callable[[Site], Federation]
+    world: World
     run_dir: Path
     seed: int
     display: Display
@@ -64,16 +66,11 @@ class Beginning:
             what = "the data name no server site" if self.site is None else f"{self.site.name} has no training pictures"
             raise BadInput(f"start: {what}; set server_site to a site with pictures, or start=null")
         began = time.perf_counter()
-        federation = self.alone(self.site)
-        world, device = federation.fleet.world, federation.fleet.workbench.fabric.device
-        study = partial(self.start.study, self.site, self.classes, device, self.seed)
-        world.on_first(study)  # what is cached is computed once
-        studied = study()
+        studied = self._study(self.site)
         told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in studied.report.items())
         self.display.say(f"start: {type(self.start).__name__}{': ' * bool(told)}{told}")
         taught = time.perf_counter() - began
-        federation = self.alone(studied.site)
-        server, progress = self._passes(federation, studied.site, first, device)
+        server, progress = self._passes(self.alone(studied.site), studied.site, first)
         report = {
             "kind": type(self.start).__name__,
             **studied.report,
@@ -81,16 +78,24 @@ class Beginning:
             "kept_pass": progress.kept_round or progress.num_rounds,
             "seconds": round(progress.seconds + taught, 1),
         }
-        if world.is_first:
-            save(path, server.weights, report)
-        world.share(None)  # nobody reads it before it is there
+        self.world.on_first(lambda: save(path, server.weights, report))  # nobody reads it before it is there
 
-    def _passes(
-        self, federation: Federation, site: Site, first: Server, device: torch.device
-    ) -> tuple[Server, Progress]:
+    def _study(self, site: Site) -> Study:
+        """What the start makes of the server's data; the first process goes ahead and fills the caches for all."""
+        found: list[Study] = []
+
+        def study() -> None:
+            found.append(self.start.study(site, self.classes, self.world.fabric.device, self.seed))
+
+        self.world.on_first(study)
+        if not found:
+            study()
+        return found[0]
+
+    def _passes(self, federation: Federation, site: Site, first: Server) -> tuple[Server, Progress]:
         fleet, start = federation.fleet, self.start
         checkpoints = Checkpoints(self.run_dir / "start", fleet)
-        state = checkpoints.newest(self.display.warn) or State(start.begin(first, device))
+        state = checkpoints.newest(self.display.warn) or State(start.begin(first, self.world.fabric.device))
         fleet.memories = dict(state.memories)
         progress = Progress.from_json(state.progress) if state.progress else Progress()
         if progress.is_stale(start.patience):

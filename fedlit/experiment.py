@@ -42,13 +42,13 @@ class Experiment:
     """The objects of one config in one process.
 
     Args:
-        fingerprints: hashes of what the run is about, which must not change while it lasts.
+        network_sha256: of the network's first state, which must not change while the run lasts.
     """
 
     config: DictConfig
     run_dir: RunDirectory
     source: Manifest
-    fingerprints: Mapping[str, str]
+    network_sha256: str
     algorithm: Algorithm
     predictors: Mapping[str, Predictor]
     scoring: Scoring
@@ -72,11 +72,7 @@ class Experiment:
 
         Returns the summary.
         """
-        state = self.resume()
-        record = Record(self.run_dir.path)
-        self.fleet.world.on_first(lambda: self.begin(state, record, command))
-        if self.beginning is not None and not state.server.round:
-            self.score_start(state.server, record)
+        state, record = self.open(command)
         progress = Progress.from_json(state.progress) if state.progress else Progress()
         patience = self.config.patience
         if not progress.is_stale(patience):
@@ -92,11 +88,16 @@ class Experiment:
 
     def warm_start(self, command: Sequence[str]) -> None:
         """Make the first global model, and score it on validation cases."""
+        self.open(command)
+
+    def open(self, command: Sequence[str]) -> tuple[State, Record]:
+        """Where the run stands, and its tables; what its rounds start from is scored before the first."""
         state = self.resume()
         record = Record(self.run_dir.path)
         self.fleet.world.on_first(lambda: self.begin(state, record, command))
-        if not state.server.round:
+        if self.beginning is not None and not state.server.round:
             self.score_start(state.server, record)
+        return state, record
 
     def score_start(self, server: Server, record: Record) -> None:
         """Score what the rounds start from on validation cases."""
@@ -107,7 +108,7 @@ class Experiment:
 
     def evaluate(self) -> None:
         """Score the predictors on the test cases of the kept round, beside what is recorded; draw the report again."""
-        check_origin(self.run_dir, {"network": self.fingerprints["network"]})
+        check_origin(self.run_dir, {"network": self.network_sha256})
         state = self.checkpoints.kept()
         self.display.say(f"scoring {', '.join(self.predictors)} at round {state.server.round}")
         record = Record(self.run_dir.path)
@@ -122,10 +123,11 @@ class Experiment:
         Raises:
             BadInput: the run goes on, and its data or its network are not those it was begun with.
         """
+        fingerprints = {"manifest": self.source.fingerprint(), "network": self.network_sha256}
         if state.server.round:
-            check_origin(self.run_dir, self.fingerprints)
+            check_origin(self.run_dir, fingerprints)
         record.truncate(state.server.round)
-        write_json(self.run_dir / "provenance.json", provenance(command, self.fingerprints))
+        write_json(self.run_dir / "provenance.json", provenance(command, fingerprints))
 
     def resume(self) -> State:
         """The newest checkpoint, or the state before the first round."""

@@ -17,7 +17,8 @@ def frozen(network: nn.Module) -> dict[str, Tensor]:
 
 def trained(network: nn.Module) -> dict[str, Tensor]:
     """All other entries of the state dict."""
-    return {name: value for name, value in network.state_dict().items() if name not in frozen(network)}
+    others = frozen(network)
+    return {name: value for name, value in network.state_dict().items() if name not in others}
 
 
 def save_trained(path: Path, network: nn.Module) -> None:

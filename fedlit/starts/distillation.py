@@ -19,7 +19,7 @@ from fedlit.messages import Broadcast, Server, Slots, Update
 from fedlit.seeding import address
 from fedlit.starts.base import Start, Study
 from fedlit.starts.matching import Matching
-from fedlit.teachers.lessons import Lessons, answers, taught
+from fedlit.teachers.lessons import Lessons, confidence, taught
 from fedlit.teachers.teacher import SAMTeacher, Teacher
 from fedlit.training import Batch
 
@@ -120,17 +120,15 @@ class Distillation(Start):
             index for index in range(len(pictures)) if address(seed, "labelled", index) % 10**6 < 1e6 * self.labelled
         ]
         files = taught(teacher, pictures, device=device, seed=seed, labelled=labelled)
-        confidence = [
-            float(answers(file, pictures.images([index]).shape[-2:])[1].min()) for index, file in enumerate(files)
-        ]
-        chosen = [index for index, value in enumerate(confidence) if value >= self.least_confidence]
-        counts = [confidence[index] if self.weigh else 1.0 for index in chosen]
+        sure = [float(confidence(file).min()) for file in files]
+        chosen = [index for index, value in enumerate(sure) if value >= self.least_confidence]
+        counts = [sure[index] if self.weigh else 1.0 for index in chosen]
         weights = [count * len(counts) / sum(counts) if sum(counts) else 1.0 for count in counts]
         report = {
             "pictures": len(chosen),
             "left_out": len(pictures) - len(chosen),
             "labelled": len(labelled),
-            "surest": max(confidence, default=0.0),
+            "surest": max(sure, default=0.0),
         }
         return Lessons(pictures, files, chosen, weights), report
 

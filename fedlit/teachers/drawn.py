@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fedlit.teachers.prompts import Box, Prompt
 from fedlit.teachers.teacher import Teacher, Teaching
+from fedlit.teaching.prompts import box_of
 from fedlit.teaching.scenes import scene
 
 NUM_CHESTS, SEED = 200, 2**31 + 1
@@ -71,7 +71,7 @@ def mean_lung(name: str, side: int = 64) -> Tensor:
         if name not in objects:
             continue
         mask = objects[name][number % len(objects[name])]
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        part = torch.from_numpy(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]).float()
+        left, top, right, bottom = box_of(mask).astype(int)
+        part = torch.from_numpy(mask[top : bottom + 1, left : right + 1]).float()
         cut.append(F.interpolate(part[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0])
     return torch.stack(cut).mean(0)

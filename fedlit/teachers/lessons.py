@@ -16,7 +16,6 @@ from fedlit.data.pictures import Pictures
 from fedlit.data.request import Request, channels_first
 from fedlit.networks.feature_cache import FeatureCache
 from fedlit.seeding import address
-from fedlit.storage import default_cache
 from fedlit.teachers.prompts import Prompt
 from fedlit.teachers.teacher import Teacher, Teaching
 from fedlit.weights import load
@@ -90,6 +89,11 @@ def answers(file: Path, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     return found[:, :-1].unflatten(1, tuple(size)), found[:, -1]
 
 
+def confidence(file: Path) -> Tensor:
+    """How sure the teacher is of each class [K], from 0 to 1."""
+    return load(file)[0]["features"][:, -1].float()
+
+
 def taught(
     teacher: Teacher,
     pictures: Pictures,
@@ -110,10 +114,10 @@ def taught(
         BadInput: the teacher's weights cannot be had, or the cache cannot be written.
     """
     teaching = teacher.open(device)
-    cache = FeatureCache("bf16", teaching.state, most_bytes=float("inf"), root=root or default_cache())
-    files = []
+    cache = FeatureCache("bf16", teaching.state, most_bytes=float("inf"), root=root)
+    own, files = set(labelled), []
     for index in range(len(pictures)):
-        is_labelled = index in set(labelled)
+        is_labelled = index in own
         image = pictures.images([index])[0].to(device)
         masks = own_masks(pictures, index) if is_labelled or teacher.prompts.needs_masks else None
         size = (image.shape[-2], image.shape[-1])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-RIGHT_LUNG = (0.10, 0.12, 0.47, 0.86)  # the patient's right is the picture's left
-LEFT_LUNG = (0.53, 0.12, 0.90, 0.86)
+from fedlit.teaching.batches import LUNG_BOXES
+
+RIGHT_LUNG, LEFT_LUNG = LUNG_BOXES["right lung"], LUNG_BOXES["left lung"]  # the patient's right: the picture's left
 
 ANATOMIES: Mapping[str, Mapping[str, Sequence[Sequence[float]]]] = {
     # frontal, upright, both lungs in the field

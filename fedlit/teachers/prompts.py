@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from fedlit.teachers.priors import ANATOMIES
+from fedlit.teaching.prompts import box_of
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
@@ -163,6 +164,6 @@ def object_boxes(mask: np.ndarray, least: float) -> list[Box]:
     """Boxes in pixels around the parts of a mask; see `objects`."""
     boxes: list[Box] = []
     for part in objects(mask, least):
-        rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
-        boxes.append((float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)))
+        left, top, right, bottom = box_of(part).tolist()
+        boxes.append((left, top, right + 1, bottom + 1))
     return boxes

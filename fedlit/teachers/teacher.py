@@ -78,9 +78,7 @@ class SAMTeacher(Teacher):
         if checkpoint is None:
             if self.size != "micro":
                 raise BadInput(f"a teacher of size {self.size} needs its checkpoint; `fedlit weights` lists the files")
-            from fedlit.teaching.embedded import embedded_teacher
-
-            checkpoint = str(embedded_teacher())
+            checkpoint = "embedded"
         sam = SAM(size=self.size, tuning=DecoderOnly(), checkpoint=checkpoint, normalize=self.normalize)
         return sam.requires_grad_(False).eval().to(device)
 
