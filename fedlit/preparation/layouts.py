@@ -1,0 +1,115 @@
+"""Published layouts as data: where pictures and their masks lie, and how the two are paired."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from fedlit.preparation.cases import Case, Decoded, Skipped
+from fedlit.preparation.patterns import Pattern, Tree, not_as_published
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One data set: a picture belongs to the masks whose names in braces have the same texts.
+
+    `site`, `name` and `group` are filled in from the picture's names. `splits` gives the split of a text of {part}.
+    `decode(image, *masks)` takes paths.
+    """
+
+    site: str
+    image: str
+    masks: tuple[str, ...]
+    decode: Callable[..., Decoded]
+    name: str = "{case}"
+    group: str = "{case}"
+    splits: Mapping[str, str] = field(default_factory=dict)
+    volume: str = ""  # where {slice} is the number of a slice in it
+    is_optional: bool = False  # masks are not handed out for all pictures: those without are left out silently
+
+    def find(self, found: Tree) -> tuple[list[Case], list[Skipped]]:
+        """Cases, and what has no partner; where one side is missing as a whole, that is said once."""
+        image_pattern = Pattern(self.image)
+        mask_patterns = [Pattern(text) for text in self.masks]
+        images = [
+            (file, names)
+            for file, names in found.matching(image_pattern)
+            if not any(pattern.match(file) for pattern in mask_patterns)
+        ]
+        masks = [self._indexed(found, pattern, image_pattern) for pattern in mask_patterns]
+        if not images:
+            lost = next((str(p) for p, by_key in zip(mask_patterns, masks, strict=True) if by_key), None)
+            return [], [Skipped(self.label, f"masks as {lost}, but no picture as {image_pattern}")] if lost else []
+        for pattern, by_key in zip(mask_patterns, masks, strict=True):
+            if not by_key:
+                return [], [Skipped(self.label, f"{len(images)} pictures as {image_pattern}, but no mask as {pattern}")]
+        cases, skipped, used = [], [], defaultdict(set)
+        for file, names in images:
+            chosen = []
+            for number, (pattern, by_key) in enumerate(zip(mask_patterns, masks, strict=True)):
+                key = self._key(names, pattern, image_pattern)
+                used[number].add(key)
+                candidates = by_key.get(key, [])
+                if len(candidates) == 1:
+                    chosen.append(candidates[0])
+                elif candidates or not self.is_optional:
+                    several = f"several masks: {', '.join(candidates)}" if candidates else f"no mask as {pattern}"
+                    skipped.append(Skipped(file, several))
+                    break
+            if len(chosen) == len(masks):
+                cases.append(self._case(found, file, chosen, names))
+        skipped += [
+            Skipped(path, f"a mask without a picture as {image_pattern}")
+            for number, by_key in enumerate(masks)
+            for key, paths in by_key.items()
+            if key not in used[number]
+            for path in paths
+        ]
+        return cases, skipped
+
+    @property
+    def label(self) -> str:
+        return self.site.split("{")[0].strip(" -_") or self.image
+
+    @staticmethod
+    def _key(names: Mapping[str, str], mask: Pattern, image: Pattern) -> tuple[str, ...]:
+        return tuple(names[name].lower() for name in mask.names if name in image.names)
+
+    def _indexed(self, found: Tree, mask: Pattern, image: Pattern) -> dict[tuple[str, ...], list[str]]:
+        by_key: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for file, names in found.matching(mask):
+            by_key[self._key(names, mask, image)].append(file)
+        return by_key
+
+    def _case(self, found: Tree, image: str, masks: Sequence[str], names: Mapping[str, str]) -> Case:
+        paths: list[Path] = [found.path(file) for file in (image, *masks)]
+        return Case(
+            site=self.site.format_map(names),
+            name=self.name.format_map(names),
+            group=self.group.format_map(names),
+            decode=partial(self.decode, *paths),
+            sources=tuple(paths),
+            split=self.splits.get(names.get("part", "").lower()),
+            slice_of=(self.volume.format_map(names), str(int(names["slice"]))) if self.volume else None,
+        )
+
+
+def all_cases(title: str, found: Tree, layouts: Sequence[Layout]) -> tuple[list[Case], list[Skipped]]:
+    """The cases of every layout that is there.
+
+    Raises:
+        BadInput: not a case of any of them.
+    """
+    cases: list[Case] = []
+    skipped: list[Skipped] = []
+    for layout in layouts:
+        some, left_out = layout.find(found)
+        cases += some
+        skipped += left_out
+    if not cases:
+        expected = [f"{layout.label}: {Pattern(layout.image)}" for layout in layouts]
+        raise not_as_published(title, found, expected, skipped)
+    return cases, skipped

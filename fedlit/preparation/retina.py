@@ -1,0 +1,50 @@
+"""Vessels on fundus photographs: DRIVE, CHASE_DB1, STARE, HRF and FIVES."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedlit.preparation.cases import About, Found
+from fedlit.preparation.decoding import drawn
+from fedlit.preparation.layouts import Layout, all_cases
+from fedlit.preparation.patterns import tree
+
+PUBLISHED = {"training": "train", "train": "train", "test": "test"}
+LAYOUTS = (
+    Layout("DRIVE", "{part:training|test}/images/{case:\\d+}_{part}.tif",
+           ("{part:training|test}/1st_manual/{case:\\d+}_manual1.gif",), drawn, splits=PUBLISHED, is_optional=True),
+    Layout("CHASE_DB1", "Image_{case:\\d+}{side:[LR]}.jpg", ("Image_{case:\\d+}{side:[LR]}_1stHO.png",), drawn,
+           name="{case}{side}", group="{case}"),
+    Layout("STARE", "{case:im\\d+}.ppm{packed:(?:\\.gz)?}", ("{case:im\\d+}.ah.ppm*",), drawn, is_optional=True),
+    Layout("HRF", "images/{case:\\d+_(?:dr|g|h)}.jpg", ("manual1/{case:\\d+_(?:dr|g|h)}.tif",), drawn),
+    Layout("FIVES", "{part:train|test}/Original/{case:\\d+_[ADGN]}.png",
+           ("{part:train|test}/Ground truth/{case:\\d+_[ADGN]}.png",), drawn, name="{part} {case}",
+           group="{part} {case}", splits=PUBLISHED),
+)  # fmt: skip
+HOW = {
+    "DRIVE": "DRIVE: the first manual segmentation; pictures without (often those for test) are left out",
+    "CHASE_DB1": "CHASE_DB1: the first observer; the two eyes of a child are one patient",
+    "STARE": "STARE: the labels of Adam Hoover (ah); pictures without labels are left out",
+    "HRF": "HRF: each picture counts as a patient",
+    "FIVES": "FIVES: its own train and test; patients are not published, so each picture counts as one",
+}
+
+
+@dataclass(frozen=True)
+class Retina:
+    """No options."""
+
+    def find(self, source: Path) -> Found:
+        cases, skipped = all_cases("the retinal vessel sets as they are published", tree(source), LAYOUTS)
+        sites = sorted({case.site for case in cases})
+        about = About(
+            title="Vessels on fundus photographs",
+            labels={"vessel": 255},
+            conventions=(*(HOW[site] for site in sites), "retina: masks are white on vessels, and written as 255"),
+            licence="as each source states (HRF, FIVES, CHASE_DB1: CC BY 4.0; DRIVE: research; STARE: none stated);"
+            " not checked by this program",
+            citation="DRIVE: Staal et al., TMI 2004. CHASE_DB1: Fraz et al., TBME 2012. STARE: Hoover et al., TMI 2000."
+            " HRF: Budai et al., 2013. FIVES: Jin et al., Scientific Data 2022.",
+        )
+        return Found(cases, skipped, about)
