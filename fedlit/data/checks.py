@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import statistics
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fedlit.data.manifest import Row, refuse
+
+MOST_FOREGROUND = 0.6
+"""Of a site's usual picture, in [0, 1]: more looks as if the background were the foreground."""
 
 
 def roles_of(
@@ -75,6 +79,21 @@ def duplicates(rows: Iterable[Row], digests: Mapping[Path, str], *, file: str) -
         for places in found.values()
         if len(places) > 1
     ]
+
+
+def suspicious_labels(site: str, foreground: Sequence[float]) -> tuple[str, ...]:
+    """What the shares of foreground in a site's cases, in [0, 1], say against its masks or the label map."""
+    if not foreground:
+        return ()
+    usual = statistics.median(foreground)
+    if max(foreground) == 0:
+        return (f"site {site}: no mask has any foreground; check data.labels, data.background and the masks",)
+    if usual > MOST_FOREGROUND:
+        return (
+            f"site {site}: foreground fills {usual:.0%} of the usual picture and may be inverted; check data.labels and"
+            " data.background (`fedlit inspect` shows the masks)",
+        )
+    return ()
 
 
 def _suggestion(name: str, sites: Collection[str]) -> str:

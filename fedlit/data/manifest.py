@@ -165,6 +165,24 @@ def split_by_group(rows: Sequence[Row], *, fractions: Sequence[float] = (0.7, 0.
     return [replace(row, split=split_of[row.site, row.group]) for row in rows]
 
 
+def resplit(rows: Sequence[Row], *, seed: int) -> list[Row]:
+    """The rows with every site's patients dealt anew into its train, val and test, in the order of a hash.
+
+    Each split keeps its number of patients, and each patient is whole in one. The order of the rows does not matter.
+    """
+    numbers: defaultdict[str, dict[str, int]] = defaultdict(dict)  # of each patient's split; one in two is in the later
+    for row in rows:
+        assert row.split is not None, "there is no split yet to keep the numbers of"
+        own = numbers[row.site]
+        own[row.group] = max(own.get(row.group, 0), SPLITS.index(row.split))
+    split_of = {}
+    for site, own in numbers.items():
+        shuffled = sorted(own, key=lambda group: (address(seed, site, "resplit", group), group))
+        for group, number in zip(shuffled, sorted(own.values()), strict=True):
+            split_of[site, group] = SPLITS[number]
+    return [replace(row, split=split_of[row.site, row.group]) for row in rows]
+
+
 def dealt(rows: Sequence[Row], members: Collection[str], *, seed: int) -> list[Row]:
     """The rows with the members' training patients dealt at random among them: what is learnt from is alike everywhere.
 

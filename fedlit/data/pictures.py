@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -133,16 +133,29 @@ class Pictures:
         return channels_first(self._pack.images(rows))
 
     def unlabelled(self) -> Unlabelled:
-        return Unlabelled(self)
+        return Unlabelled(self.cases, self.images, size=self.size, channels=self.channels, name=self.name)
 
 
 class Unlabelled:
-    """Pictures as a predictor sees them: no targets."""
+    """Pictures as a predictor sees them: no targets.
 
-    def __init__(self, pictures: Pictures) -> None:
-        self.cases, self.channels = pictures.cases, pictures.channels
-        self.name, self.size = pictures.name, pictures.size
-        self._images, self._num = pictures.images, len(pictures)
+    Args:
+        cases: their indices count all pictures.
+        images: indices -> image float32 [B, C, H, W] in [0, 1].
+        size: (H, W) of all pictures, None where they differ.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        images: Callable[[Sequence[int] | np.ndarray], Tensor],
+        *,
+        size: tuple[int, int] | None,
+        channels: int,
+        name: str = "",
+    ) -> None:
+        self.cases, self.channels, self.name, self.size = tuple(cases), channels, name, size
+        self._images, self._num = images, sum(len(case.indices) for case in cases)
 
     def __len__(self) -> int:
         return self._num
@@ -152,3 +165,15 @@ class Unlabelled:
 
     def batch(self, indices: Sequence[int] | np.ndarray, seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
         raise AssertionError(f"a predictor asked for the labels of {self.name}: it may only see images(indices)")
+
+
+def batches_of_cases(cases: Sequence[Case], has_one_size: bool, batch_size: int) -> Iterator[list[Case]]:
+    """Whole cases together, about `batch_size` pictures at once; one by one where sizes differ."""
+    group: list[Case] = []
+    for case in cases:
+        group.append(case)
+        if not has_one_size or sum(len(case.indices) for case in group) >= batch_size:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -32,16 +32,7 @@ class Preparation:
 
     def case(self, image: Path, mask: Path) -> tuple[np.ndarray, np.ndarray, Picture]:
         """The image and the codes of two files, and the image as decoded. Raises `BadInput` when they do not fit."""
-        picture, labels = read_image(image), read_mask(mask)
-        if picture.array.shape[:3] != labels.array.shape:
-            sizes = [shape[shape[0] == 1 :] for shape in (picture.array.shape[:3], labels.array.shape)]
-            found = " and ".join("x".join(map(str, size)) for size in sizes)
-            raise BadInput(f"image {image} and mask {mask} differ in size, {found}; they must match pixel by pixel")
-        if picture.orientation and labels.orientation and picture.orientation != labels.orientation:
-            raise BadInput(
-                f"the axes of {image} point to {picture.orientation}, those of {mask} to {labels.orientation};"
-                " store the mask on the image's grid, with its header"
-            )
+        picture, labels = read_case(image, mask)
         try:
             codes = self.codes(labels)
         except BadInput as error:
@@ -110,6 +101,21 @@ class Preparation:
                     low, high = cut_low, cut_high
         scaled = (array.astype(np.float64) - float(low)) / (float(high) - float(low))
         return np.clip(scaled, 0, 1).astype(np.float32)
+
+
+def read_case(image: Path, mask: Path) -> tuple[Picture, Picture]:
+    """An image and its mask as decoded. Raises `BadInput` when a file cannot be read or they do not fit."""
+    picture, labels = read_image(image), read_mask(mask)
+    if picture.array.shape[:3] != labels.array.shape:
+        sizes = [shape[shape[0] == 1 :] for shape in (picture.array.shape[:3], labels.array.shape)]
+        found = " and ".join("x".join(map(str, size)) for size in sizes)
+        raise BadInput(f"image {image} and mask {mask} differ in size, {found}; they must match pixel by pixel")
+    if picture.orientation and labels.orientation and picture.orientation != labels.orientation:
+        raise BadInput(
+            f"the axes of {image} point to {picture.orientation}, those of {mask} to {labels.orientation};"
+            " store the mask on the image's grid, with its header"
+        )
+    return picture, labels
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

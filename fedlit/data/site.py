@@ -12,7 +12,8 @@ ROLES = ("member", "unseen", "server")
 @dataclass(frozen=True)
 class Site:
     """`role`: a member trains, an unseen site is only evaluated (all its cases are test), the server's own data are of
-    role server. `seed_name` stands for the site in every seed; it is the name unless data.seed_names says else."""
+    role server. `seed_name` stands for the site in every seed; it is the name unless data.seed_names says else.
+    `remarks` are what a person should know of its data before training."""
 
     name: str
     role: str
@@ -20,6 +21,7 @@ class Site:
     val: Pictures
     test: Pictures
     seed_name: str
+    remarks: tuple[str, ...] = ()
 
     @property
     def num_samples(self) -> int:

@@ -13,8 +13,24 @@ import numpy as np
 
 from fedlit.data.augmentation import Augmentation, plain
 from fedlit.data.cache import Files, PackedCase, file_hashes, packed
-from fedlit.data.checks import duplicates, listed_twice, no_training, patients_in_two_splits, roles_of
-from fedlit.data.manifest import SPLITS, Row, dealt, manifest_problems, read_manifest, refuse, split_by_group
+from fedlit.data.checks import (
+    duplicates,
+    listed_twice,
+    no_training,
+    patients_in_two_splits,
+    roles_of,
+    suspicious_labels,
+)
+from fedlit.data.manifest import (
+    SPLITS,
+    Row,
+    dealt,
+    manifest_problems,
+    read_manifest,
+    refuse,
+    resplit,
+    split_by_group,
+)
 from fedlit.data.outline import Outline, augmented_size, outlines
 from fedlit.data.pictures import Case, Pictures
 from fedlit.data.preparing import INTENSITIES, Preparation
@@ -32,9 +48,11 @@ class Manifest:
     None for the pictures' own sizes; both sides are resized, so the aspect ratio may change. `channels` is 1 (colour
     becomes luminance) or 3 (grey is repeated). `intensity`: see `preparing.Preparation`. `augment`: transforms for
     training, see `augmentation.Augmentation`. `fractions` (train, val, test) and `split_seed` divide the patients of a
-    manifest without a split column. `deal_seed` deals the members' training patients at random among them, see
-    `manifest.dealt`; None leaves them at their hospitals. `allow_duplicates` lets one picture stand at two sites or in
-    two splits. `seed_names` gives sites the seeds of another name. `cache_dir`: see `storage.default_cache`.
+    manifest without a split column. `resplit_seed` deals every site's patients anew into its train, val and test, see
+    `manifest.resplit`; None leaves them where the manifest has them. `deal_seed` deals the members' training
+    patients at random among them, see `manifest.dealt`; None leaves them at their hospitals. `allow_duplicates` lets
+    one picture stand at two sites or in two splits. `seed_names` gives sites the seeds of another name. `cache_dir`:
+    see `storage.default_cache`.
     """
 
     root: str
@@ -47,6 +65,7 @@ class Manifest:
     augment: Sequence | None = None
     fractions: Sequence[float] = (0.7, 0.1, 0.2)
     split_seed: int = 0
+    resplit_seed: int | None = None
     deal_seed: int | None = None
     allow_duplicates: bool = False
     seed_names: Mapping[str, str] | None = None
@@ -70,23 +89,14 @@ class Manifest:
 
         Raises one `BadInput` with all problems of the manifest's cells, or else of what the files hold.
         """
-        rows, roles, problems = self._assigned(unseen_sites or (), server_site)
-        digests = self._digests(rows)
-        if not self.allow_duplicates:
-            problems += duplicates(rows, digests, file=self.file)
-        seed_names = self.seed_names or {}
-        by_site = defaultdict(list)
-        for row in rows:
-            by_site[row.site].append(row)
-        loaded = []
-        for name in sorted(by_site):
-            splits, found = self._pictures(by_site[name], digests)
-            problems += found
-            if not problems:
-                loaded.append(Site(name=name, role=roles[name], seed_name=seed_names.get(name, name), **splits))
-        if problems:
-            refuse(problems, f"The data in {self.root} have problems")
-        return loaded
+        return self._loaded(*self._assigned(unseen_sites or (), server_site))
+
+    def load_unseen(self) -> list[Site]:
+        """All sites as hospitals that the training never knew: every picture is a test case. Raises as `load` does."""
+        if problems := self.check():
+            refuse(problems, "The data cannot be loaded")
+        rows = [replace(row, split="test") for row in self._rows()]
+        return self._loaded(rows, {row.site: "unseen" for row in rows}, listed_twice(rows, file=self.file))
 
     def outline(self, *, unseen_sites: Collection[str] | None = None, server_site: str | None = None) -> list[Outline]:
         """The sites in order of their names by their numbers alone: no picture is decoded.
@@ -152,11 +162,30 @@ class Manifest:
         problems = no_training(rows, roles, file=self.file) + listed_twice(rows, file=self.file)
         return rows, roles, problems + patients_in_two_splits(rows, file=self.file)
 
+    def _loaded(self, rows: list[Row], roles: Mapping[str, str], problems: list[str]) -> list[Site]:
+        digests = self._digests(rows)
+        if not self.allow_duplicates:
+            problems += duplicates(rows, digests, file=self.file)
+        seed_names = self.seed_names or {}
+        by_site = defaultdict(list)
+        for row in rows:
+            by_site[row.site].append(row)
+        loaded = []
+        for name in sorted(by_site):
+            splits, remarks, found = self._pictures(by_site[name], digests)
+            problems += found
+            if not problems:
+                seed_name = seed_names.get(name, name)
+                loaded.append(Site(name=name, role=roles[name], seed_name=seed_name, remarks=remarks, **splits))
+        if problems:
+            refuse(problems, f"The data in {self.root} have problems")
+        return loaded
+
     def _rows(self) -> list[Row]:
         rows = read_manifest(self.root, self.file)
         if rows[0].split is None:
             rows = split_by_group(rows, fractions=self.fractions, seed=self.split_seed)
-        return rows
+        return rows if self.resplit_seed is None else resplit(rows, seed=self.resplit_seed)
 
     def _cache(self) -> Path:
         return Path(self.cache_dir).expanduser() if self.cache_dir else default_cache()
@@ -185,14 +214,16 @@ class Manifest:
             intensity=self.intensity,
         )
 
-    def _pictures(self, rows: Sequence[Row], digests: Mapping[Path, str]) -> tuple[dict[str, Pictures], list[str]]:
-        """The site's pictures by split, and what is wrong with them."""
+    def _pictures(
+        self, rows: Sequence[Row], digests: Mapping[Path, str]
+    ) -> tuple[dict[str, Pictures], tuple[str, ...], list[str]]:
+        """The site's pictures by split, what is suspicious about them, and what is wrong with them."""
         preparation = self.preparation()
         keys = {row.line: f"{digests[row.image]}:{digests[row.mask]}" for row in rows}
         files = {keys[row.line]: Files(row.image, row.mask, f"{self.file} line {row.line}") for row in rows}
         pack, places, problems = packed(files, preparation, cache=self._cache())
         if pack is None:
-            return {}, problems
+            return {}, (), problems
         table = [[value in values for value in preparation.values] for values in self._values().values()]
         augmentation = Augmentation(tuple(self.augment)) if self.augment else None
         splits = {}
@@ -213,7 +244,8 @@ class Manifest:
                 augmentation=augmentation if split == "train" else None,
                 name=rows[0].site,
             )
-        return splits, problems
+        remarks = suspicious_labels(rows[0].site, [places[key].foreground for key in keys.values()])
+        return splits, remarks, problems
 
 
 def _several(value: object) -> tuple:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from fedlit.files import write_atomically
-from fedlit.provenance import printable
+from fedlit.report.mixtures import draw_mixture, mixture_models
 from fedlit.report.pictures import read_pictures
 from fedlit.report.plots import draw_boxes, draw_curves
 from fedlit.report.reading import notices, read_run
 from fedlit.report.svg import drawings
 from fedlit.report.tables import predictor_table, site_table
-from fedlit.units import duration, megabytes
+from fedlit.report.templates import template
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -20,20 +21,10 @@ def write_report(run_dir: str | Path) -> Path:
     Raises:
         BadInput: a file is there and cannot be read.
     """
-    import jinja2
-
     run_dir = Path(run_dir)
     run = read_run(run_dir)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"printable": printable, "duration": duration, "megabytes": megabytes}
     pictures, unreadable = read_pictures(run_dir / "pictures", run)
-    page = environment.get_template("report.html.jinja").render(
+    page = template(Path(__file__).with_name("report.html.jinja")).render(
         run=run,
         summary=run.summary,
         notices=[*notices(run.summary), *unreadable],
@@ -42,6 +33,10 @@ def write_report(run_dir: str | Path) -> Path:
         curves=drawings("curves", lambda width: draw_curves(run, width)),
         boxes=drawings("boxes", lambda width: draw_boxes(run, width)),
         pictures=pictures,
+        mixtures=[
+            (model, drawings(f"mixture-{place}", partial(draw_mixture, gates)))
+            for place, (model, gates) in enumerate(sorted(mixture_models(run).items()))
+        ],
     )
     path = run_dir / "report.html"
     write_atomically(path, page.encode("utf-8", errors="replace"))

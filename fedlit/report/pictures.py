@@ -25,7 +25,7 @@ def read_pictures(folder: Path, run: Run) -> tuple[list[dict[str, Any]], list[st
         except UNREADABLE as error:
             unreadable.append(f"Warning: {path.name} cannot be read and is left out: {error}")
             continue
-        if drawn["model"] == run.summary.get("model", drawn["model"]):
+        if drawn["model"] == (run.model_at(drawn["site"]) or drawn["model"]):
             found[drawn["site"], drawn["rank"]] = drawn
     order = [site for site in run.sites if any((site, rank) in found for rank in RANKS)]
     order += sorted({site for site, _ in found} - set(order))
@@ -35,25 +35,31 @@ def read_pictures(folder: Path, run: Run) -> tuple[list[dict[str, Any]], list[st
 
 def _picture(saved: Mapping[str, np.ndarray], longest: int = 384) -> dict[str, Any]:
     """A saved picture as the template wants it: a JPEG of at most `longest` pixels a side and outlines as SVG paths."""
-    from PIL import Image
-
-    image = Image.fromarray(saved["image"])
-    scale = min(1.0, longest / max(image.size))
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    data = io.BytesIO()
-    image.resize(size, Image.Resampling.LANCZOS).save(data, "JPEG", quality=85)
+    jpeg, size = as_jpeg(saved["image"], longest)
     return {
         **{name: str(saved[name]) for name in ("site", "case", "rank", "model")},
         "dice": format_number(float(saved["dice"]), "dice"),
         "width": size[0],
         "height": size[1],
-        "jpeg": base64.b64encode(data.getvalue()).decode(),
-        "reference": "".join(_outline(plane, size) for plane in saved["target"]),
-        "prediction": "".join(_outline(plane, size) for plane in saved["prediction"]),
+        "jpeg": jpeg,
+        "reference": "".join(outline(plane, size) for plane in saved["target"]),
+        "prediction": "".join(outline(plane, size) for plane in saved["prediction"]),
     }
 
 
-def _outline(plane: np.ndarray, size: tuple[int, int]) -> str:
+def as_jpeg(image: np.ndarray, longest: int) -> tuple[str, tuple[int, int]]:
+    """An image uint8 [H, W] or [H, W, 3] as a JPEG in base64, and its (width, height) of at most `longest` a side."""
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    scale = min(1.0, longest / max(picture.size))
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    data = io.BytesIO()
+    picture.resize(size, Image.Resampling.LANCZOS).save(data, "JPEG", quality=85)
+    return base64.b64encode(data.getvalue()).decode(), size
+
+
+def outline(plane: np.ndarray, size: tuple[int, int]) -> str:
     """The border of a mask as an SVG path in pixels of a picture of `size` (width, height)."""
     import contourpy
     from PIL import Image

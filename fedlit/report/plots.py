@@ -10,14 +10,12 @@ import numpy as np
 
 from fedlit.provenance import printable
 from fedlit.report.reading import Run
-from fedlit.report.svg import BEST, COLOURS, GREY, INK, MUTED, WIDE, WORST
+from fedlit.report.svg import BEST, COLOURS, GREY, INK, LETTER, MUTED, WIDE, WORST, short
 from fedlit.summary import case_means
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-LETTER = 8.2  # CSS pixels a letter of 13 pixels may be wide; which font the reader has is not known
 
 
 def draw_curves(run: Run, width: int) -> Figure | None:
@@ -34,7 +32,7 @@ def draw_curves(run: Run, width: int) -> Figure | None:
     num_rows = math.ceil(len(curves) / num_columns)
     panel = 380 if width == WIDE else 280
     figure = Figure(figsize=(width / 72, num_rows * panel / 72))
-    longest = max(len(_short(site, _room(width, num_columns))) for found in curves.values() for site in found)
+    longest = max(len(short(site, _room(width, num_columns))) for found in curves.values() for site in found)
     across, below = width / num_columns, num_rows * panel
     axes = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=True)
     right = 14 + LETTER * longest
@@ -84,7 +82,7 @@ def _draw_panel(place: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], 
     place.set_xlabel("round")
     named = [site for site in ranked if colours[site] != GREY]
     for site, height in _spread_labels(place, named, curves):
-        place.annotate(_short(site, room), (1, height), (8, 0), xycoords="axes fraction", textcoords="offset points",
+        place.annotate(short(site, room), (1, height), (8, 0), xycoords="axes fraction", textcoords="offset points",
                        va="center", color=colours[site])  # fmt: skip
 
 
@@ -111,13 +109,13 @@ def draw_boxes(run: Run, width: int) -> Figure | None:
 
     scores: dict[str, list[float]] = {}
     for (_, site, model, _, metric), means in case_means(run.cases).items():
-        if (model, metric) == (run.summary.get("model"), "dice") and site in run.sites:
+        if (model, metric) == (run.model_at(site), "dice") and site in run.sites:
             scores[site] = [value for _, value in sorted(means.items()) if value is not None]
     sites = [site for site in run.sites if scores.get(site)]
     if not sites:
         return None
     limit = 30 if width == WIDE else 15
-    left = 14 + LETTER * max(len(_short(site, limit)) for site in sites)
+    left = 14 + LETTER * max(len(short(site, limit)) for site in sites)
     step = 34 if len(sites) <= 20 else 20
     is_long = len(sites) > 20  # then the scale stands above, too
     head = 26 if is_long else 4
@@ -136,17 +134,12 @@ def draw_boxes(run: Run, width: int) -> Figure | None:
         jitter = (np.arange(len(points)) * 0.618 % 1 - 0.5) * 0.44  # golden ratio: even, and the same every time
         place.plot(points, row + jitter, "o", color=colour, markersize=4, markeredgewidth=0, alpha=0.8)
     place.set_ylim(len(sites) - 0.4, -0.6)
-    place.set_yticks(range(len(sites)), [_short(site, limit) for site in sites], color=INK)
+    place.set_yticks(range(len(sites)), [short(site, limit) for site in sites], color=INK)
     place.grid(axis="x", linewidth=1)
     place.tick_params(length=0)
     place.tick_params(axis="x", labeltop=is_long)
     place.set_xlabel("Dice of a case")
     return figure
-
-
-def _short(name: str, limit: int) -> str:
-    name = printable(name)
-    return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
 def _colours(run: Run, sites: Sequence[str]) -> dict[str, str]:

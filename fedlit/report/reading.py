@@ -10,24 +10,30 @@ from typing import Any
 
 from fedlit.errors import BadInput
 from fedlit.provenance import anonymous, is_secret, masked
-from fedlit.record import CaseRow, MetricRow, Record
+from fedlit.record import CaseRow, GateRow, MetricRow, Record
 from fedlit.summary import summarise
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run directory says: all rows of metrics.csv, and of cases.csv those of the round and split shown."""
+    """What a run directory says: all rows of metrics.csv, of the other tables those of the round and split shown."""
 
     name: str
     summary: Mapping[str, Any]
     rows: Sequence[MetricRow]
     cases: Sequence[CaseRow]
+    gates: Sequence[GateRow]
     config: Mapping[str, str]
     provenance: Mapping[str, str]
 
     @property
     def sites(self) -> Mapping[str, Mapping[str, Any]]:
         return self.summary.get("sites") or {}
+
+    def model_at(self, site: str) -> str | None:
+        """The model by which a site is shown."""
+        trained = self.sites.get(site, {}).get("role") == "member"
+        return self.summary.get("model") if trained else self.summary.get("model_elsewhere", self.summary.get("model"))
 
 
 def read_run(run_dir: Path) -> Run:
@@ -37,10 +43,11 @@ def read_run(run_dir: Path) -> Run:
         summary = {**_so_far(rows), **summary}
     where = summary.get("round", summary.get("kept_round")), summary.get("split", "test")
     cases = [row for row in Record(run_dir).cases() if (row.round, row.split) == where]
+    gates = [row for row in Record(run_dir).gates() if (row.round, row.split) == where]
     config = _load(run_dir / "config.yaml", _read_yaml)
     name = str(summary.get("name") or config.get("name") or run_dir.resolve().name)
     provenance = _flat(_load(run_dir / "provenance.json", json.loads))
-    return Run(name, summary, rows, cases, _flat(config), provenance)
+    return Run(name, summary, rows, cases, gates, _flat(config), provenance)
 
 
 def _load(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
@@ -98,6 +105,9 @@ def notices(summary: Mapping[str, Any]) -> list[str]:
     found = []
     if summary.get("unfinished"):
         found.append(f"The run is not finished: these are the {summary['split']} scores of round {summary['round']}.")
+    if privacy := summary.get("privacy"):
+        worth = "infinite" if privacy["epsilon"] is None else f"{privacy['epsilon']:.3g}"
+        found.append(f"Differential privacy: epsilon {worth} at delta {privacy['delta']:g}; {privacy['noise']}.")
     dropped = summary.get("dropped") or ()
     if isinstance(dropped, Mapping):
         dropped = [f"{site}: {reason}" for site, reason in dropped.items()]

@@ -8,9 +8,12 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fedlit.provenance import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LETTER = 8.2  # CSS pixels a letter of 13 pixels may be wide; which font the reader has is not known
 WIDE, NARROW = 1000, 342  # CSS pixels of a drawing on a desktop page and on a phone
 
 # Colours are placeholders that become CSS variables of the page, so one drawing serves the light and the dark scheme.
@@ -53,3 +56,9 @@ def _inline(svg: str, prefix: str) -> str:
     svg = re.sub(r'(?<= id=")|(?<=url\(#)|(?<=href="#)', f"{prefix}-", svg)
     svg = re.sub(r'^<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img" aria-hidden="true">', svg, count=1)
     return re.sub("#0101[0-9a-f]{2}", lambda found: f"var(--{VARIABLES[found.group()]})", svg)
+
+
+def short(name: str, limit: int) -> str:
+    """A name of at most so many letters."""
+    name = printable(name)
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"

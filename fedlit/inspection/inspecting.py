@@ -1,0 +1,118 @@
+"""The check of a manifest's data: read, look at every case, find what is wrong."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fedlit.data.cache import file_hashes
+from fedlit.data.checks import duplicates, listed_twice, patients_in_two_splits
+from fedlit.data.manifest import Row, read_manifest
+from fedlit.data.preparing import INTENSITIES
+from fedlit.errors import BadInput
+from fedlit.inspection.findings import Finding, warnings
+from fedlit.inspection.gathering import each
+from fedlit.inspection.measuring import NUM_BINS, Look, look
+from fedlit.inspection.summarising import Map, SiteSummary, feature_map, summaries
+from fedlit.storage import default_cache
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in a manifest.
+
+    Args:
+        looks: at the cases that can be read, in the order of the manifest.
+        sites: those of these cases, the farthest from the others first.
+        map: of these cases, in their order.
+        findings: errors first.
+    """
+
+    root: Path
+    file: str
+    background: int
+    intensity: str
+    num_rows: int
+    looks: tuple[Look, ...]
+    sites: tuple[SiteSummary, ...]
+    map: Map | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.is_error)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if not finding.is_error)
+
+
+def inspect(
+    root: str | Path,
+    *,
+    file: str = "sites.csv",
+    background: int = 0,
+    intensity: str = "auto",
+    num_workers: int | None = None,
+    advance: Callable[[int, int], object] = lambda done, of: None,
+) -> Inspection:
+    """Look at every case of `root/file` once.
+
+    Args:
+        background: the mask value that is no class.
+        intensity: what becomes 0 and 1 before intensities are compared, see `preparing.Preparation`.
+        num_workers: processes; None lets the amount of data decide.
+        advance: told the number of cases looked at, and of all.
+
+    Raises:
+        BadInput: the manifest cannot be read; what is wrong with the files behind it is a finding instead.
+    """
+    if intensity not in INTENSITIES:
+        raise BadInput(f"intensity={intensity!r}; allowed are {', '.join(INTENSITIES)}")
+    root = Path(root).expanduser()
+    rows = read_manifest(root, file)
+    paths = [path for row in rows for path in (row.image, row.mask)]
+    digests = file_hashes(paths, root=root.resolve(), cache=default_cache())
+    problems = listed_twice(rows, file=file) + patients_in_two_splits(rows, file=file)
+    problems += duplicates(rows, digests, file=file)
+    looks, histograms, unreadable = _look_at(
+        rows, partial(look, background=background, intensity=intensity), file, num_workers, advance
+    )
+    findings = [*unreadable, *(Finding("error", text) for text in problems)]
+    return Inspection(
+        root,
+        file,
+        background,
+        intensity,
+        num_rows=len(rows),
+        looks=tuple(looks),
+        sites=tuple(summaries(looks, histograms)),
+        map=feature_map(looks),
+        findings=(*findings, *warnings(looks, digests, background=background)),
+    )
+
+
+def _look_at(
+    rows: list[Row],
+    work: partial[tuple[Look, np.ndarray]],
+    file: str,
+    num_workers: int | None,
+    advance: Callable[[int, int], object],
+) -> tuple[list[Look], dict[str, np.ndarray], list[Finding]]:
+    """The looks, the sums of histograms by site, and the cases that cannot be read."""
+    looks, problems = [], []
+    histograms: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(NUM_BINS))
+    for number, (row, outcome) in enumerate(zip(rows, each(work, rows, num_workers=num_workers), strict=True), 1):
+        advance(number, len(rows))
+        if isinstance(outcome, BadInput):
+            problems.append(Finding("error", f"{file} line {row.line}: {outcome}"))
+            continue
+        found, histogram = outcome
+        looks.append(found)
+        histograms[row.site] += histogram
+    return looks, histograms, problems
