@@ -19,7 +19,7 @@ class Centralized(Algorithm):
         splits = {
             split: Pictures.pooled([getattr(site, split) for site in sites]) for split in ("train", "val", "test")
         }
-        return [Site("pooled", "member", seed_name="pooled", **splits)]
+        return [Site("pooled", "member", seed_name="pooled", remarks=(), **splits)]
 
     local_update = FedAvg.local_update
     server_update = FedAvg.server_update

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fedlit.algorithms.base import Algorithm
+from fedlit.algorithms.base import Algorithm, require
 from fedlit.algorithms.fedavg import FedAvg
 from fedlit.client import Client
 from fedlit.messages import Broadcast, Slots, Update
+from fedlit.weights import Weights, beside
 
 
 @dataclass(frozen=True)
 class FedProx(Algorithm):
     """min_w F_k(w) + mu/2 |w - w_t|^2 at every client, over the trained parameters that are shared."""
 
+    neutral: ClassVar[Mapping[str, Any]] = {"mu": 0}
+
     mu: float = 0.01
 
     def __post_init__(self) -> None:
-        if not self.mu >= 0:
-            raise ValueError(f"mu={self.mu!r} is not allowed; use 0 or more")
+        require(mu=(self.mu, self.mu >= 0, "0 or more"))
 
     def local_update(self, client: Client, broadcast: Broadcast) -> tuple[Update, Slots]:
-        def proximal(network: nn.Module) -> Tensor:
-            shared = {name: value for name, value in network.named_parameters() if name in start}
-            return (
-                self.mu
-                / 2
-                * torch.stack([(value - start[name]).square().sum() for name, value in shared.items()]).sum()
-            )
-
         client.load(broadcast.weights)
-        start = {name: value.to(client.device) for name, value in broadcast.weights.items()}
-        client.fit(broadcast.round, penalty=proximal)
+        client.fit(broadcast.round, penalty=proximal(broadcast.weights, self.mu))
         return client.update(), client.memory
 
     server_update = FedAvg.server_update
+
+
+def proximal(start: Weights, strength: float) -> Callable[[nn.Module], Tensor]:
+    """network -> strength/2 |w - start|^2 over those trained parameters w that `start` holds."""
+    anchor: dict[str, Tensor] = {}  # on the network's device, from the first step on
+
+    def penalty(network: nn.Module) -> Tensor:
+        held = {name: value for name, value in network.named_parameters() if name in start}
+        if not anchor:
+            anchor.update(beside({name: start[name] for name in held}, held))
+        return strength / 2 * torch.stack([(value - anchor[name]).square().sum() for name, value in held.items()]).sum()
+
+    return penalty

@@ -1,0 +1,134 @@
+"""FedBuff: the server steps when a buffer of updates is full, and nobody waits. Nguyen et al., AISTATS 2022."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple
+
+from fedlit.aggregation import Aggregation, Mean
+from fedlit.algorithms.base import Algorithm, Sampling, require, require_own_weights, step, step_towards
+from fedlit.algorithms.clock import Clock, Job
+from fedlit.client import Client
+from fedlit.data.site import Site
+from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
+from fedlit.weights import Weights, add, subtract, zeros_like
+
+
+class Arrivals(NamedTuple):
+    """Whose updates fill the buffer of a round, when it is full, and all clients' local updates at that time."""
+
+    names: list[str]
+    now: float
+    jobs: dict[str, Job]
+
+
+@dataclass(frozen=True)
+class FedBuff(Algorithm):
+    """w <- w + lr / sum_k n_k * sum_k n_k s(t_k) (w_k - w^(t_k)), s(t) = 1 / sqrt(1 + t).
+
+    t_k is the staleness: how many steps the server has made since client k was sent the model w^(t_k) it began with.
+    The buffer holds as many updates as the experiment lets clients take part in a round (`clients_per_round`), those
+    that arrive first by a simulated clock. A client whose update is in it begins anew after the server's step, so a
+    buffer holds at most one of each. With all clients in it this is FedAvg. The paper's buffers hold 10.
+
+    Args:
+        lr: of the server.
+        clock: how fast clients are.
+    """
+
+    aggregate: Aggregation = field(default_factory=partial(Mean, by="reported"))
+    lr: float = 1.0
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        require(lr=(self.lr, 0 < self.lr < math.inf, "above 0"))
+        require_own_weights(self.aggregate, "FedBuff")
+
+    def participants(self, sites: Sequence[Site]) -> list[Site]:
+        self.clock.admit([site.name for site in sites])
+        return list(sites)
+
+    def cohort(self, server: Server, names: Sequence[str], sampling: Sampling) -> list[str]:
+        return sorted(self.arrivals(server, len(sampling(names, server.round))).names)
+
+    def older(self, server: Server, cohort: Sequence[str]) -> Mapping[str, Broadcast]:
+        jobs = self.arrivals(server, len(cohort)).jobs
+        begun = {name: jobs[name].round for name in cohort if jobs[name].round < server.round}
+        return {
+            name: Broadcast(round, version(server, round), scalars={"staleness": server.round - round})
+            for name, round in begun.items()
+        }
+
+    def local_update(self, client: Client, broadcast: Broadcast) -> tuple[Update, Slots]:
+        client.load(broadcast.weights)
+        client.fit(broadcast.round)
+        discount = 1 / math.sqrt(1 + broadcast.scalars.get("staleness", 0))  # counted by the server, in a real run
+        return client.update(numbers={"coefficient": len(client.site.train) * discount}), client.memory
+
+    def server_update(self, server: Server, aggregate: Aggregate) -> Server:
+        arrivals = self.arrivals(server, len(aggregate.reports) + len(aggregate.dropped))
+        jobs = {
+            name: self.clock.begin(name, server.clients, server.round + 1, arrivals.now)
+            if name in arrivals.names
+            else job
+            for name, job in arrivals.jobs.items()
+        }
+        seen = {job.round for job in jobs.values() if job.round <= server.round}
+        slots = {f"version_{round}": version(server, round) for round in sorted(seen)}
+        stepped = self.stepped(server, aggregate, {name: job.round for name, job in arrivals.jobs.items()})
+        return replace(stepped, slots=slots, scalars=told(arrivals.now, jobs))
+
+    def stepped(self, server: Server, aggregate: Aggregate, begun: Mapping[str, int]) -> Server:
+        """The server after a step along the mean change; `begun` says with which round's server each client began."""
+        shares: dict[int, float] = {}
+        for report in aggregate.reports:
+            round = begun[report.client]
+            shares[round] = shares.get(round, 0.0) + report.scalars["coefficient"]
+        if [*shares] == [server.round]:
+            return step_towards(server, aggregate, self.lr)
+        total = math.fsum(shares.values())
+        start: Weights = zeros_like(server.trained(server.weights))
+        for round, share in sorted(shares.items()):
+            start = add(start, server.trained(version(server, round)), scale=share / total)
+        change = subtract(server.trained(aggregate.weights), start)
+        scale = self.lr * total / math.fsum(report.num_samples for report in aggregate.reports)
+        return step(server, add(server.trained(server.weights), change, scale=scale), aggregate)
+
+    def arrivals(self, server: Server, count: int) -> Arrivals:
+        """The first `count` updates that arrive; a lost one is begun again at once."""
+        jobs, now = self.jobs(server), server.scalars.get("clock", 0.0)
+        names: list[str] = []
+        while len(names) < count:
+            name = min(jobs.keys() - set(names), key=lambda name: (jobs[name].ends, name))
+            job = jobs[name]
+            now = max(now, job.ends)
+            if self.clock.is_lost(name, job):
+                attempt = job.attempt + 1 if job.round == server.round else 0
+                jobs[name] = self.clock.begin(name, server.clients, server.round, now, attempt)
+            else:
+                names.append(name)
+        return Arrivals(names, now, jobs)
+
+    def jobs(self, server: Server) -> dict[str, Job]:
+        """What clients are at when the server's round begins; before the first, all begin."""
+        if "clock" not in server.scalars:
+            return {name: self.clock.begin(name, server.clients, server.round, 0.0) for name in server.clients}
+        read = server.scalars
+        return {
+            name: Job(int(read[f"round/{name}"]), read[f"ends/{name}"], int(read[f"attempt/{name}"]))
+            for name in server.clients
+        }
+
+
+def version(server: Server, round: int) -> Weights:
+    """The weights that the server had when a round began."""
+    return server.weights if round == server.round else server.slots[f"version_{round}"]
+
+
+def told(now: float, jobs: Mapping[str, Job]) -> dict[str, float]:
+    """The time and the clients' local updates as scalars."""
+    parts = {f"{part}/{name}": value for name, job in jobs.items() for part, value in job._asdict().items()}
+    return {"clock": now, **parts}

@@ -1,0 +1,67 @@
+"""IOP-FL, inside: every member keeps a moving average of its local models. Jiang et al., IEEE TMI 2023.
+
+Read from arXiv 2204.08467 and the released code. What unseen sites make of the members' models is a predictor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from fedlit.algorithms.base import require
+from fedlit.algorithms.personalising import Personalising
+from fedlit.client import Client
+from fedlit.messages import Broadcast, Slots
+from fedlit.weights import Weights, beside, lerp
+
+
+@dataclass(frozen=True)
+class IOPFL(Personalising):
+    """average = alpha * average + (1 - alpha) * local, over parameters and float buffers, first a copy of local.
+
+    Published, alpha is 0.1 and that average is the personal model: `algorithm=iopfl_as_published`. Two things differ
+    here, because a local model of a small site forgets what the federation knows (up to 0.1 Dice below the global model
+    on chest X-rays). The personal model is (1 - s) * global + s * average, with the s of `mixing` that has the least
+    loss on the site's validation cases, chosen anew in each round; `global` is the model that the round began with. And
+    the average is over several rounds, so that it lasts while a schedule lets local models become the global one.
+
+    Args:
+        alpha: share of the past in the average.
+        mixing: shares s to choose from; their mean is taken where a site has no validation cases. None: s = 1.
+    """
+
+    neutral: ClassVar[Mapping[str, Any]] = {"mixing": None}
+
+    alpha: float = 0.8
+    mixing: tuple[float, ...] | None = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(alpha=(self.alpha, 0 <= self.alpha < 1, "0 or more, below 1"))
+        if self.mixing is not None and not (self.mixing and all(0 <= share <= 1 for share in self.mixing)):
+            raise ValueError(f"mixing={list(self.mixing)} is not allowed; use shares from 0 to 1, or null")
+
+    def personalise(self, client: Client, broadcast: Broadcast, memory: Slots) -> Slots:
+        slot = "personal" if self.mixing is None else "average"
+        average = client.weights()
+        if slot in memory:
+            average = lerp(average, beside(memory[slot], average), self.alpha)
+        if self.mixing is None:
+            return {"personal": average}
+        shared = beside({**broadcast.weights, **memory.get("kept", {})}, average)
+        share = best_share(client, shared, average, self.mixing)
+        return {"average": average, "personal": lerp(shared, average, share), "mixture": {"share": torch.tensor(share)}}
+
+
+def best_share(client: Client, shared: Weights, own: Weights, shares: tuple[float, ...]) -> float:
+    """The share s whose (1 - s) * shared + s * own has the least validation loss, the first of equal ones.
+
+    The mean of all shares where the site has no validation cases.
+    """
+    if not len(client.site.val):
+        return sum(shares) / len(shares)
+    losses = [client.validation_loss(lerp(shared, own, share)) for share in shares]
+    return shares[losses.index(min(losses))]

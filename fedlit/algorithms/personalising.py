@@ -1,0 +1,105 @@
+"""Personal models beside a federation: what a client learns for itself, besides its part in any other algorithm."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fedlit.aggregation import Aggregation
+from fedlit.algorithms.base import Algorithm, Sampling
+from fedlit.algorithms.fedavg import FedAvg
+from fedlit.client import Client, Resident
+from fedlit.data.site import Site
+from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
+from fedlit.training import LocalTraining
+from fedlit.training_state import OF_TRAINING
+from fedlit.weights import Weights
+
+
+@dataclass(frozen=True)
+class Personalising(Algorithm):
+    """An algorithm beside which every client makes a personal model, remembers it and never sends it.
+
+    The federation is that of `inner`, bit for bit.
+
+    Args:
+        aggregate: instead of that of `inner`.
+        inner: any algorithm that learns a global model.
+    """
+
+    aggregate: Aggregation = None  # type: ignore[assignment]  # until __post_init__
+    inner: Algorithm = field(default_factory=FedAvg)
+
+    def __post_init__(self) -> None:
+        if self.inner.models != ("global",):
+            kind = type(self.inner).__name__
+            raise ValueError(f"inner={kind} learns no global model, or personal ones already; use fedavg, fedprox, ...")
+        if self.aggregate is None:
+            object.__setattr__(self, "aggregate", self.inner.aggregate)
+        else:
+            object.__setattr__(self, "inner", replace(self.inner, aggregate=self.aggregate))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The personal model, which the run is for and its kept round is chosen by; beside it the global one."""
+        return ("personal", *self.inner.models)
+
+    @property
+    def exchanged(self) -> str:
+        return self.inner.exchanged
+
+    def participants(self, sites: Sequence[Site]) -> list[Site]:
+        return self.inner.participants(sites)
+
+    def kept(self, resident: Resident) -> tuple[str, ...]:
+        return self.inner.kept(resident)
+
+    def cohort(self, server: Server, names: Sequence[str], sampling: Sampling) -> list[str]:
+        return self.inner.cohort(server, names, sampling)
+
+    def broadcast(self, server: Server) -> Broadcast:
+        return self.inner.broadcast(server)
+
+    def older(self, server: Server, cohort: Sequence[str]) -> Mapping[str, Broadcast]:
+        return self.inner.older(server, cohort)
+
+    def local_update(self, client: Client, broadcast: Broadcast) -> tuple[Update, Slots]:
+        update, memory = self.inner.local_update(client, broadcast)
+        return update, {**memory, **self.personalise(client, broadcast, memory)}
+
+    def server_update(self, server: Server, aggregate: Aggregate) -> Server:
+        return self.inner.server_update(server, aggregate)
+
+    @abstractmethod
+    def personalise(self, client: Client, broadcast: Broadcast, memory: Slots) -> Slots:
+        """What the client remembers of its own, with the personal model in the slot `personal`.
+
+        Args:
+            client: after its local update; the resident network holds what it has learnt locally.
+            memory: what it is about to remember, that of earlier rounds included.
+        """
+
+
+def train_apart(
+    client: Client, weights: Weights, round: int, memory: Slots, *, plan: LocalTraining | None = None, **fit: Any
+) -> tuple[dict, Slots]:
+    """Train from some weights on, beside the federation: the client's memory and report are afterwards as before.
+
+    Args:
+        weights: of all entries, those that are kept at the site included.
+        memory: what this training remembers of its last round, such as the optimizer's state.
+        plan: how much, instead of as much as in the federation.
+        fit: openings of `fedlit.training.fit`.
+
+    Returns the weights and what the training remembers.
+    """
+    before = client.memory, client.report
+    client.memory = memory
+    try:
+        client.resident.load(weights)
+        client.fit(round, plan=plan, **fit)
+        return client.weights(), {slot: client.memory[slot] for slot in OF_TRAINING if slot in client.memory}
+    finally:
+        client.memory, client.report = before

@@ -1,0 +1,180 @@
+"""What does a model of one's own bring? Runs every personalisation on re-splits of the patients, and writes one table.
+
+Everything is scored on the test cases of the last round, a rule that looks at no result. Every site's patients are
+dealt anew into its train, val and test for each re-split. Differences to the global model are taken run by run; their
+interval is Student's t over re-splits, each the mean over its seeds. `not below` means that it excludes -0.01.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+CONFIG = "cxr_lungs_iopfl"
+UNIFORM = "algorithm.aggregate={_target_: fedlit.aggregation.Mean, by: uniform}"
+RUNS = {
+    "iopfl": [],
+    "iopfl_as_published": ["algorithm=iopfl_as_published", UNIFORM],
+    "centralized": ["algorithm=centralized"],
+    "finetuning": ["algorithm=finetuning", UNIFORM],
+    "fedbn": ["algorithm=fedavg", UNIFORM, "keep_local=['*norm*']"],
+    "ditto": ["algorithm=ditto", UNIFORM],
+    "fedavg": ["algorithm=fedavg", "schedule=null", "local_epochs=1", "data.augment=null"],
+}
+"""By folder, what sets a run; the first one's federation is that of FedAvg, bit for bit."""
+METHODS = {
+    "FedAvg": ("iopfl", "global"),
+    "FedBN": ("fedbn", "global"),
+    "FedAvg + one epoch of fine-tuning": ("finetuning", "personal"),
+    "Ditto": ("ditto", "personal"),
+    "IOP-FL, as published": ("iopfl_as_published", "personal"),
+    "IOP-FL": ("iopfl", "personal"),
+    "FedAvg as in cxr_lungs.yaml": ("fedavg", "global"),
+    "centralized": ("centralized", "global"),
+}
+"""By name in the table, the run and the model in it."""
+MARGIN = 0.01
+T975 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t, two-sided 95 %, by degrees of freedom."""
+
+
+class Run(NamedTuple):
+    """One run; `folder` is below that of the study."""
+
+    kind: str
+    resplit: int
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.kind, f"resplit{self.resplit}", f"seed{self.seed}")
+
+
+Dice = Mapping[str, Mapping[str, float]]
+"""Of one run: by model, the mean test Dice of every member."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data_root", help="the folder of cxr_lungs, with sites.csv")
+    parser.add_argument("--quick", action="store_true", help="one re-split and one seed")
+    parser.add_argument("--resplits", type=int, help="how many, instead of 5, or of 1 with --quick; at most 10")
+    parser.add_argument("--seeds", type=int, help="how many for each, instead of 3, or of 1 with --quick")
+    parser.add_argument(
+        "--only", nargs="+", choices=RUNS, default=[*RUNS], help="run these; the table has all there are"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/personalization_study"))
+    asked = parser.parse_args()
+    num_resplits = min(asked.resplits or (1 if asked.quick else 5), len(T975))
+    for run in experiments(asked.only, num_resplits, asked.seeds or (1 if asked.quick else 3)):
+        study(asked.out, run, asked.data_root)
+        (asked.out / "table.md").write_text(tabulate(recorded(asked.out)))
+    print(tabulate(recorded(asked.out)))
+
+
+def experiments(kinds: Sequence[str], num_resplits: int, num_seeds: int) -> Iterator[Run]:
+    """Every run, those of one kind together: each re-split once, then again with the next seed."""
+    for kind in kinds:
+        for seed in range(num_seeds):
+            yield from (Run(kind, resplit, seed) for resplit in range(num_resplits))
+
+
+def study(out: Path, run: Run, data_root: str) -> None:
+    """Train and record one run, unless that was done."""
+    run_dir = out / run.folder
+    noted = run_dir.with_suffix(".json")
+    if noted.exists():
+        return
+    settings = [*RUNS[run.kind], f"data.root={data_root}", f"data.resplit_seed={run.resplit}", f"seed={run.seed}"]
+    settings += [f"run_dir={run_dir}", "metrics.test=[dice]", "report.pictures=false", "loggers={}"]
+    if run.kind == "centralized":
+        settings.append(f"local_steps={pooled_steps(data_root)}")
+    subprocess.run([sys.executable, "-m", "fedlit", "run", CONFIG, *settings], check=True)
+    noted.write_text(json.dumps(last_dice(run_dir)))
+
+
+def pooled_steps(data_root: str) -> int:
+    """As many steps a round as all members take together."""
+    from fedlit.config import check, load
+    from fedlit.data.manifest import read_manifest
+
+    return check(load(CONFIG)).config.local_steps * len({row.site for row in read_manifest(data_root)})
+
+
+def last_dice(run_dir: Path) -> Dice:
+    """The members' test Dice after the last round, by model."""
+    number = str(json.loads((run_dir / "summary.json").read_text())["num_rounds"])
+    dice: dict[str, dict[str, float]] = {}
+    with open(run_dir / "metrics.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            wanted = (row["round"], row["role"], row["split"], row["metric"]) == (number, "member", "test", "dice")
+            if wanted and row["value"]:
+                dice.setdefault(row["model"], {})[row["site"]] = float(row["value"])
+    return dice
+
+
+def recorded(out: Path) -> dict[Run, Dice]:
+    """The results of every run there is."""
+    found = {}
+    for noted in sorted(out.glob("*/resplit*/seed*.json")):
+        kind, resplit, seed = noted.relative_to(out).with_suffix("").parts
+        run = Run(kind, int(resplit.removeprefix("resplit")), int(seed.removeprefix("seed")))
+        found[run] = json.loads(noted.read_text())
+    return found
+
+
+def tabulate(results: Mapping[Run, Dice]) -> str:
+    """Markdown: the members' Dice, then the differences to FedAvg."""
+    sites = sorted({site for dice in results.values() for of_site in dice.values() for site in of_site})
+    scores = {name: {run[1:]: dice[model] for run, dice in results.items() if run.kind == kind and model in dice}
+              for name, (kind, model) in METHODS.items()}  # fmt: skip
+    heads = ["method", "runs", "mean", "worst site", *sites]
+    lines = ["Dice, mean ± deviation over runs", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, of_run in scores.items():
+        if of_run:
+            means = [statistics.fmean(dice.values()) for dice in of_run.values()]
+            worst = [min(dice.values()) for dice in of_run.values()]
+            of_sites = [[dice[site] for dice in of_run.values()] for site in sites]
+            cells = [name, str(len(of_run)), *map(spread, (means, worst, *of_sites))]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Difference to FedAvg and its 95 % interval; * where that reaches below -0.01", ""]
+    heads = ["method", "re-splits", "mean over sites", *sites]
+    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, of_run in scores.items():
+        common = sorted(of_run.keys() & scores["FedAvg"].keys())
+        if name != "FedAvg" and common:
+            differences = {run: [of_run[run][site] - scores["FedAvg"][run][site] for site in sites] for run in common}
+            columns = [{run: statistics.fmean(values) for run, values in differences.items()}]
+            columns += [{run: values[place] for run, values in differences.items()} for place in range(len(sites))]
+            cells = [name, str(len({resplit for resplit, _ in common})), *map(interval, columns)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def interval(differences: Mapping[tuple[int, int], float]) -> str:
+    """The mean of the differences by (re-split, seed), and its interval where there are several re-splits."""
+    by_resplit: dict[int, list[float]] = {}
+    for (resplit, _), value in differences.items():
+        by_resplit.setdefault(resplit, []).append(value)
+    means = [statistics.fmean(values) for values in by_resplit.values()]
+    mean = statistics.fmean(means)
+    if len(means) == 1:
+        return f"{mean:+.3f}"
+    half = T975[len(means) - 1] * statistics.stdev(means) / math.sqrt(len(means))
+    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f}){'*' * (mean - half < -MARGIN)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Against client drift: control variates and bent losses reach the pooled minimum, where FedAvg stops short of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedlit.aggregation import Mean
+from fedlit.algorithms import FedAvg, FedDC, FedDyn, FedNova, Sampling, Scaffold
+from fedlit.algorithms.fednova import length_of_steps
+from fedlit.data.pictures import Pictures
+from fedlit.data.site import Site
+from fedlit.weights import add, sha256
+from tests.conftest import make_federation, run_rounds
+
+
+class Slope(nn.Module):
+    """image -> w image: with a target of 1 a client of brightness a has the loss (a w - 1)^2, least at 1 / a."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def forward(self, image):
+        return self.w * image
+
+
+BRIGHTNESS = {"a": 1.0, "b": 0.8, "c": 0.4}
+POOLED = sum(BRIGHTNESS.values()) / sum(a**2 for a in BRIGHTNESS.values())
+MEAN_OF_LOCAL = sum(1 / a for a in BRIGHTNESS.values()) / 3
+
+
+def slope(algorithm, num_rounds, *, sampling=None, steps=80):
+    """w after rounds in which clients all but reach their own minima."""
+    sites = []
+    for name, brightness in BRIGHTNESS.items():
+        image = np.full((2, 4, 4, 1), round(255 * brightness), np.uint8)
+        pictures = Pictures.from_arrays(image, np.ones((2, 4, 4), np.uint8), np.array([[0, 1]]), name=name)
+        sites.append(Site(name, "member", seed_name=name, train=pictures, val=pictures, test=pictures))
+    federation, server = make_federation(
+        sites,
+        network=Slope(),
+        sampling=sampling,
+        epochs=None,
+        steps=steps,
+        optimizer=lambda values: torch.optim.SGD(values, lr=0.3),
+    )
+    for client in federation.fleet.clients.values():
+        client.objective = lambda network, batch: (network(batch["image"]) - batch["target"]).square().mean()
+    return run_rounds(federation, server, num_rounds, algorithm).weights["w"].item()
+
+
+def test_fedavg_stops_at_the_mean_of_the_local_minima():
+    assert slope(FedAvg(), 5) == pytest.approx(MEAN_OF_LOCAL, abs=1e-3)
+    assert abs(MEAN_OF_LOCAL - POOLED) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "num_rounds", "steps"),
+    [(Scaffold(), 60, 20), (FedDyn(alpha=0.5), 40, 80), (FedDC(alpha=0.5), 60, 20)],
+    ids=lambda each: type(each).__name__,
+)
+def test_drift_is_corrected(algorithm, num_rounds, steps):
+    assert slope(algorithm, num_rounds, steps=steps) == pytest.approx(POOLED, abs=5e-3)
+
+
+def test_feddyn_gets_there_though_only_two_of_three_take_part():
+    assert slope(FedDyn(alpha=0.5), 80, sampling=Sampling(clients_per_round=2)) == pytest.approx(POOLED, abs=2e-2)
+
+
+@pytest.mark.parametrize("num_clients", [3, 2])
+def test_the_servers_control_is_the_mean_of_the_clients(sites, num_clients):
+    """Over all clients, those that have not taken part yet with 0."""
+    federation, server = make_federation(sites, sampling=Sampling(clients_per_round=num_clients))
+    after = run_rounds(federation, server, 3, Scaffold())
+    controls = [memory["control"] for memory in federation.fleet.memories.values()]
+    for name, value in after.slots["control"].items():
+        torch.testing.assert_close(value, sum(control[name] for control in controls) / 3, atol=1e-6, rtol=1e-5)
+
+
+def test_with_plain_sgd_a_control_is_the_papers_second_option(sites):
+    """c_i - c + (x - y_i) / (K lr), here in a client's second round."""
+    lr = 0.05
+    federation, server = make_federation(sites, optimizer=lambda values: torch.optim.SGD(values, lr=lr))
+    server = run_rounds(federation, server, 1, Scaffold())
+    client, old = federation.fleet.clients["a"], federation.fleet.memories["a"]["control"]
+    client.memory = federation.fleet.memories["a"]
+    update, memory = Scaffold().local_update(client, Scaffold().broadcast(server))
+    factor = 1 / (client.plan.num_steps(client.site) * lr)
+    for name, value in memory["control"].items():
+        wanted = old[name] - server.slots["control"][name] + factor * (server.weights[name] - update.weights[name])
+        torch.testing.assert_close(value, wanted, atol=1e-4, rtol=1e-4)
+    assert sha256(add(old, update.slots["control"])) != sha256(old)
+
+
+def test_fednova_with_equal_steps_is_fedavg(sites):
+    options = {"epochs": None, "steps": 3}
+    plain = run_rounds(*make_federation(sites, **options), 1).weights
+    for name, value in run_rounds(*make_federation(sites, **options), 1, FedNova()).weights.items():
+        torch.testing.assert_close(value, plain[name], atol=1e-6, rtol=1e-6)
+
+
+def test_fednova_is_the_sum_of_the_paper(sites):
+    """Sites of 7, 5 and 4 pictures take 4, 3 and 2 steps of 2: w - (sum p a) sum p (w - w_k) / a."""
+    federation, server = make_federation(sites, batch_size=2)
+    found = run_rounds(federation, server, 1, FedNova()).weights["head.weight"]
+    start, total = server.weights["head.weight"].double(), torch.zeros_like(found).double()
+    for site, steps in zip(sites, (4, 3, 2), strict=True):
+        local = run_rounds(*make_federation([site], batch_size=2), 1).weights["head.weight"]
+        total += len(site.train) / 16 * (start - local) / steps
+    wanted = start - (7 * 4 + 5 * 3 + 4 * 2) / 16 * total
+    torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=1e-6)
+
+
+def test_momentum_lengthens_steps():
+    """Three steps with momentum .5 weigh a gradient 1.75, 1.5 and 1 times."""
+    assert length_of_steps(5) == 5 and length_of_steps(3, 0.5) == pytest.approx(1.75 + 1.5 + 1)
+
+
+def test_a_drift_is_what_a_client_sends_beside_its_model(sites):
+    """In the first round h is the change itself, so w + 2 (w_k - w) is sent."""
+    federation, server = make_federation(sites[:1])
+    plain = run_rounds(*make_federation(sites[:1], keep_local=()), 1).weights
+    after = run_rounds(federation, server, 1, FedDC(alpha=1e-8)).weights
+    for name, value in after.items():
+        wanted = 2 * plain[name] - server.weights[name]
+        torch.testing.assert_close(value, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_no_pull_is_uniform_fedavg(sites):
+    plain = run_rounds(*make_federation(sites), 2, FedAvg(aggregate=Mean(by="uniform"))).weights
+    assert sha256(run_rounds(*make_federation(sites), 2, FedDyn(alpha=0)).weights) == sha256(plain)
+
+
+@pytest.mark.parametrize("algorithm", [Scaffold(), FedDyn(), FedDC()], ids=lambda each: type(each).__name__)
+def test_what_stays_local_is_left_alone(algorithm, sites):
+    federation, server = make_federation(sites, keep_local=["*norm*"])
+    run_rounds(federation, server, 2, algorithm)
+    for memory in federation.fleet.memories.values():
+        assert not any("norm" in name for slot in memory.keys() - {"kept"} for name in memory[slot])
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: FedDyn(alpha=-1), "alpha=-1 is not allowed; use 0 or more"),
+        (lambda: FedDC(alpha=-0.1), "alpha=-0.1 is not allowed"),
+        (lambda: FedNova(aggregate=Mean()), "FedNova weighs updates by its own formula; leave it out"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, named):
+    with pytest.raises(ValueError, match=named):
+        make()
