@@ -3,36 +3,111 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedlit.client import Resident
 from fedlit.data.pictures import Unlabelled
-from fedlit.messages import Server, Slots
+from fedlit.messages import Expert, Server, Slots
+from fedlit.weights import WeightedSum, Weights, select
 
 Model = Callable[[Tensor], Tensor]
 """image [B, C, H, W] -> logits, in evaluation mode."""
 
 
+@runtime_checkable
+class Mixture(Protocol):
+    """A model whose layers are mixtures of the members' models.
+
+    After each call `gates` [B, layers, members] says how much of each went into which layer, picture by picture.
+    """
+
+    layers: Sequence[str]
+    members: Sequence[str]
+    gates: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Learnt:
-    """What there is at a site to predict with: the server's state, its own memory, and the network to load into."""
+    """What there is at a site to predict with.
+
+    Args:
+        network: the resident network at work; loading into `resident` changes it.
+        memory: the site's own.
+        kept: shell patterns of the entries that stay at their site.
+        experts: what members share once after the kept round, by member; empty where nobody asked for it.
+        site: its name.
+        num_classes: K; the logits have K channels (sigmoid), or K + 1 with the background first (softmax).
+        seed: of the run; what is drawn at a site is addressed by (seed, site, ...).
+        batch_size: pictures at once.
+        lend: makes a network of one's own work on the device and in the precision of the run.
+    """
 
     server: Server
     network: Model
     resident: Resident
     memory: Slots = field(default_factory=dict)
     kept: tuple[str, ...] = ()
+    experts: Mapping[str, Expert] = field(default_factory=dict)
+    site: str = ""
+    num_classes: int = 1
+    seed: int = 0
+    batch_size: int = 8
+    lend: Callable[[nn.Module], Model] = lambda network: network
+
+    @property
+    def shared(self) -> Weights | None:
+        """The global model at this site, with the entries that it keeps.
+
+        Where it has none of its own, with the mean of the members'; None where they share none.
+        """
+        if not self.kept:
+            return self.server.weights
+        kept = self.memory.get("kept") or mean_kept(self.experts, self.kept)
+        return {**self.server.weights, **kept} if kept else None
+
+    def copy(self, weights: Weights) -> nn.Module:
+        """The network with these weights, to be changed freely: in evaluation mode, no parameter trainable.
+
+        Frozen parameters, such as an image encoder's, are not copied but shared.
+        """
+        self.resident.load(weights)
+        frozen = [value for value in self.resident.network.parameters() if not value.requires_grad]
+        network = deepcopy(self.resident.network, {id(value): value for value in frozen})
+        return network.eval().requires_grad_(False)
+
+
+def mean_kept(experts: Mapping[str, Expert], kept: Sequence[str]) -> Weights:
+    """The mean over members of the entries that each keeps, by shell patterns; empty where none is shared."""
+    total = WeightedSum()
+    for expert in experts.values():
+        total.add(select(expert.weights, kept), 1.0)
+    return total.mean() if experts else {}
 
 
 class Predictor(ABC):
     """Never sees a label; scoring happens elsewhere, so no method can choose by test labels."""
 
+    is_final: ClassVar[bool] = False
+    """Scored on the kept round's test cases alone, not after every round: it is dear, or members share for it."""
+
+    roles: ClassVar[tuple[str, ...]] = ("member", "unseen", "server")
+    """Of the sites it is meant for."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What members must share once: `weights` of their personal models, `features` (statistics of their pictures),
+    `scores` (the validation Dice of every member's model at all members)."""
+
     @abstractmethod
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         """The model for a site; None where there is none, such as a personal one of a site that never trained.
 
-        `images` are the site's; None where a finished run's model is opened without its data.
+        It is valid until the next one is prepared. `images` are the site's; None where a finished run's model is opened
+        without its data.
         """

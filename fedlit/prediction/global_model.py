@@ -12,12 +12,12 @@ from fedlit.prediction.base import Learnt, Model, Predictor
 class Global(Predictor):
     """The server's weights.
 
-    With `keep_local`, a site that never trained has no entries of its own and therefore no global model.
+    Where members keep entries, a site that never trained has none of its own: with `share_personal` it takes the mean
+    of the members', in the test of the kept round; else it has no global model.
     """
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
-        kept = learnt.memory.get("kept", {})
-        if learnt.kept and not kept:
+        if learnt.shared is None:
             return None
-        learnt.resident.load({**learnt.server.weights, **kept})
+        learnt.resident.load(learnt.shared)
         return learnt.network

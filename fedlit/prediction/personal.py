@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fedlit.data.pictures import Unlabelled
 from fedlit.prediction.base import Learnt, Model, Predictor
@@ -11,6 +12,8 @@ from fedlit.prediction.base import Learnt, Model, Predictor
 @dataclass(frozen=True)
 class Personal(Predictor):
     """The weights that the site remembers as `personal`; a site without them has no personal model."""
+
+    roles: ClassVar[tuple[str, ...]] = ("member",)
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         if "personal" not in learnt.memory:

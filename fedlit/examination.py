@@ -1,0 +1,180 @@
+"""How a state of the run is judged: every predictor at every site it is meant for, on validation and on test cases."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from fedlit.checkpoint import State
+from fedlit.federation import Federation, Scores
+from fedlit.gallery import chosen_cases, save_picture
+from fedlit.messages import Expert, Server
+from fedlit.metrics import Scoring
+from fedlit.prediction import Predictor
+from fedlit.record import MetricRow, Record
+from fedlit.rundir import RunDirectory
+from fedlit.sharing import bytes_shared, load_experts, save_experts, share
+from fedlit.summary import site_metrics
+
+
+@dataclass(frozen=True)
+class Examination:
+    """The predictors of a run, and what they are judged by.
+
+    Args:
+        predictors: by name; the first is the one by which the run is judged.
+        shares_kept: members share the entries that they keep once, for sites that have none.
+    """
+
+    federation: Federation
+    predictors: Mapping[str, Predictor]
+    scoring: Scoring
+    classes: Sequence[str]
+    run_dir: RunDirectory
+    shows_pictures: bool = True
+    shares_kept: bool = False
+
+    @property
+    def main_model(self) -> str:
+        return next(iter(self.predictors))
+
+    @property
+    def elsewhere(self) -> str | None:
+        """The one shown at sites that never trained, where the main one is for members alone."""
+        if "unseen" in self.predictors[self.main_model].roles:
+            return None
+        return next((name for name, predictor in self.of_rounds.items() if "unseen" in predictor.roles), None)
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """By site, the predictor whose cases are drawn."""
+        roles = {name: site.role for name, site in self.federation.sites.items()}
+        other = self.elsewhere or self.main_model
+        return {name: self.main_model if role == "member" else other for name, role in roles.items()}
+
+    @property
+    def of_rounds(self) -> dict[str, Predictor]:
+        """Those that are scored after every round."""
+        return {name: predictor for name, predictor in self.predictors.items() if not predictor.is_final}
+
+    @property
+    def without_kept(self) -> list[str]:
+        """The sites that never train and whose global model is to take the mean of what members keep."""
+        sites, clients = self.federation.sites, self.federation.fleet.clients
+        never_train = sorted(name for name, site in sites.items() if name not in clients and len(site.test))
+        return never_train if self.shares_kept else []
+
+    @property
+    def is_first(self) -> bool:
+        return self.federation.fleet.is_first
+
+    def validate(self, server: Server) -> list[MetricRow]:
+        """Rows for metrics.csv of the validation cases after a round."""
+        scores = self._score(self.of_rounds, server, "val", self.scoring.validation, {})
+        return self._by_site(scores)
+
+    def test(self, state: State, record: Record) -> None:
+        """Score and record the test cases of a state, with the predictors that are scored after every round."""
+        self._test(state, record, self.of_rounds, {})
+
+    def test_finally(self, state: State, record: Record) -> dict[str, Any] | None:
+        """Score and record the test cases of the kept state with all predictors.
+
+        Returns what members shared for it, as JSON values; None where nobody needed anything.
+        """
+        self.federation.fleet.memories = dict(state.memories)
+        needs = {need for predictor in self.predictors.values() for need in predictor.needs}
+        without = self.without_kept
+        if without:
+            needs.add("weights")
+            self.federation.fleet.watch.warn(
+                f"the global model of {', '.join(without)} takes the mean over members of the entries that they keep"
+            )
+        experts = self._share(state.server, needs) if needs else {}
+        self._test(state, record, self.predictors, experts)
+        if not needs:
+            return None
+        up, down = bytes_shared(experts, needs)
+        needing = [name for name, predictor in self.predictors.items() if predictor.needs]
+        needing += [f"the global model of {name}" for name in without]
+        return {"members": [*experts], "what": sorted(needs), "for": needing, "bytes_up": up, "bytes_down": down}
+
+    def draw(self, state: State, record: Record) -> None:
+        """Keep the best, the median and the worst test case of every site as pictures, or remove those there are."""
+
+        def choose() -> dict:
+            shutil.rmtree(self.run_dir / "pictures", ignore_errors=True)
+            if not self.shows_pictures:
+                return {}
+            chosen: dict = {}
+            for model in dict.fromkeys(self.shown.values()):
+                found = chosen_cases(record, state.server.round, model)
+                chosen |= {site: cases for site, cases in found.items() if self.shown[site] == model}
+            return chosen
+
+        self.federation.fleet.memories = dict(state.memories)
+        chosen = self.federation.fleet.world.on_first(choose)
+        experts = load_experts(self.run_dir / "experts") if self.without_kept else {}
+        self.federation.fleet.each(partial(self._save_pictures, state.server, chosen, experts), sorted(chosen))
+
+    def _share(self, server: Server, needs: set[str]) -> dict[str, Expert]:
+        experts = share(self.federation, server, needs, scoring=self.scoring, classes=self.classes)
+        if self.is_first:
+            save_experts(self.run_dir / "experts", experts)
+        return experts
+
+    def _test(
+        self, state: State, record: Record, predictors: Mapping[str, Predictor], experts: Mapping[str, Expert]
+    ) -> None:
+        self.federation.fleet.memories = dict(state.memories)
+        scores = self._score(predictors, state.server, "test", self.scoring.test, experts)
+        if self.is_first:
+            record.add(self._by_site(scores), scores.cases, scores.gates)
+
+    def _score(
+        self,
+        predictors: Mapping[str, Predictor],
+        server: Server,
+        split: str,
+        metrics: Sequence[str],
+        experts: Mapping[str, Expert],
+    ) -> Scores:
+        return self.federation.score(
+            predictors,
+            server,
+            scoring=self.scoring,
+            metrics=metrics,
+            classes=self.classes,
+            split=split,
+            experts=experts,
+        )
+
+    def _by_site(self, scores: Scores) -> list[MetricRow]:
+        return site_metrics(scores.cases, {name: site.role for name, site in self.federation.sites.items()})
+
+    def _save_pictures(
+        self,
+        server: Server,
+        chosen: Mapping[str, Mapping[str, tuple[str, float]]],
+        experts: Mapping[str, Expert],
+        site: str,
+    ) -> None:
+        pictures = self.federation.sites[site].test
+        cases = {case.id: case for case in pictures.cases}
+        for rank, (name, dice) in chosen[site].items():
+            predictor = self.predictors[self.shown[site]]
+            found = self.federation.predict(predictor, server, site, pictures, [cases[name]], experts=experts)
+            for case, prediction, _ in found:
+                target = pictures.batch(case.indices)["target"].bool()
+                shown = int(target.flatten(1).sum(1).argmax())  # of a volume, the slice with most foreground
+                image = pictures.images([case.indices[shown]])[0].permute(1, 2, 0)
+                save_picture(
+                    self.run_dir.path, site=site, case=name, rank=rank, model=self.shown[site], dice=dice,
+                    image=(image * 255).round().to(torch.uint8).squeeze(-1).numpy(),
+                    target=target[shown].numpy(), prediction=prediction[shown].numpy(),
+                )  # fmt: skip

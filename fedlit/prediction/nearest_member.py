@@ -1,0 +1,61 @@
+"""Nearest member: the model of whose pictures look most alike to the network. Distance of FedAP, Lu et al., 2022."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fedlit.data.pictures import Unlabelled
+from fedlit.errors import BadInput
+from fedlit.messages import Expert
+from fedlit.prediction.base import Learnt, Model, Predictor
+from fedlit.prediction.features import distance, feature_statistics
+from fedlit.prediction.learner import batches, pictures_of
+from fedlit.prediction.members import members
+from fedlit.weights import Weights
+
+
+@dataclass(frozen=True)
+class NearestMember(Predictor):
+    """The personal model of the member whose pictures have the nearest feature statistics; for unseen sites.
+
+    Statistics are means and deviations of what goes into the norm layers of the server's model, at the member over its
+    training pictures; see `fedlit.prediction.features.distance`. Of equally near ones the first by name.
+    """
+
+    is_final: ClassVar[bool] = True
+    roles: ClassVar[tuple[str, ...]] = ("unseen",)
+    needs: ClassVar[tuple[str, ...]] = ("weights", "features")
+
+    def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
+        experts = members(learnt)
+        own = site_statistics(learnt, images)
+        far = distances(own, experts)
+        learnt.resident.load(experts[far.index(min(far))].weights)
+        return learnt.network
+
+
+def site_statistics(learnt: Learnt, images: Unlabelled | None) -> dict[str, torch.Tensor]:
+    """What the server's model sees in a site's pictures."""
+    images = pictures_of(learnt, images)
+    network = learnt.copy(learnt.server.weights)
+    model, device = learnt.lend(network), next(network.parameters()).device
+    parts = (images.images(batch).to(device) for batch in batches(images, learnt.batch_size))
+    return feature_statistics(network, model, parts)
+
+
+def distances(own: Weights, experts: Sequence[Expert]) -> list[float]:
+    """How far a site is from each member, in units of the variance within members.
+
+    Raises:
+        BadInput: a member shares no statistics, or those of another network.
+    """
+    for expert in experts:
+        if expert.slots.get("features", {}).keys() != own.keys():
+            raise BadInput(f"{expert.client} shares no statistics of this network's features: evaluate the run again")
+    shared = [expert.slots["features"] for expert in experts]
+    scale = {name: torch.stack([each[name] for each in shared]).square().mean(0).sqrt() for name in own}
+    return [distance(own, each, scale) for each in shared]

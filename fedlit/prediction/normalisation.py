@@ -1,0 +1,81 @@
+"""What test-time methods do to normalising layers: a batch's or a site's statistics, and tuning their scales."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedlit.data.pictures import Unlabelled
+from fedlit.prediction.adaptation import Adaptation
+from fedlit.prediction.base import Learnt, Model
+from fedlit.prediction.features import norm_layers, observed
+from fedlit.prediction.learner import Objective, Step, batches, descend
+
+
+def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
+    """The layers, by name, that normalise with running statistics of the training pictures."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+
+
+def use_batch_statistics(network: nn.Module) -> dict[str, _BatchNorm]:
+    """Let BatchNorm normalise with the batch's own statistics also in evaluation mode; returns these layers.
+
+    In evaluation mode SyncBatchNorm does so too, without asking another process.
+    """
+    layers = batch_norms(network)
+    for layer in layers.values():
+        layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+        layer.track_running_stats = False
+    return layers
+
+
+def settle(learnt: Learnt, network: nn.Module, layers: dict[str, _BatchNorm], images: Unlabelled) -> None:
+    """Give layers that `use_batch_statistics` the statistics of all pictures of the site, from one pass over them.
+
+    Each batch goes through the network normalised by itself. From then on a prediction depends on its picture alone.
+    """
+    model, device = learnt.lend(network), next(network.parameters()).device
+    with torch.inference_mode(False), torch.no_grad(), observed(layers) as found:
+        for batch in batches(images, learnt.batch_size):
+            model(images.images(batch).to(device))
+    for name, moments in found.items():
+        layer = layers[name]
+        dtype = torch.float32 if layer.weight is None else layer.weight.dtype
+        layer.running_mean = moments.mean.to(device, dtype)
+        layer.running_var = moments.variance(correction=1).to(device, dtype)
+        layer.track_running_stats = True
+
+
+def tuned_norms(
+    learnt: Learnt,
+    images: Unlabelled | None,
+    adaptation: Adaptation,
+    objective: Objective,
+    *,
+    step: Step = descend,
+) -> Model | None:
+    """The global model with the scales and shifts of its normalising layers adapted to a site.
+
+    BatchNorm sees batch statistics; after a transductive adaptation those of the whole site. Scales and shifts that the
+    federation left frozen stay so. None without a global model for the site, or where no normalising layer is trained.
+    """
+    if learnt.shared is None:
+        return None
+    network = learnt.copy(learnt.shared)
+    names = [f"{layer}.{part}" for layer in norm_layers(network) for part in ("weight", "bias")]
+    trained = [name for name in names if name in learnt.resident.parameters]
+    if not trained:
+        return None
+    entries = dict(network.named_parameters())
+    for name in trained:
+        entries[name].requires_grad_(True)
+    layers = use_batch_statistics(network)
+    model = adaptation.adapt(learnt, network, images, objective, step=step)
+    if layers and images is not None and adaptation.protocol == "transductive":
+        settle(learnt, network, layers, images)
+    return model

@@ -1,0 +1,78 @@
+"""A network whose layers are routed: how it is made of experts, and what its gates say of each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedlit.prediction.base import Model
+from fedlit.prediction.gates import Form
+from fedlit.prediction.routed_layers import KINDS, Pictures, RoutedLayer
+from fedlit.seeding import address
+from fedlit.weights import Weights
+
+
+def route(
+    network: nn.Module, entries: Mapping[int, str], experts: Sequence[Weights], *, form: Form, seed: Sequence[int | str]
+) -> dict[str, RoutedLayer]:
+    """Replace the layers of a network whose kernels the experts hold; returns them by name.
+
+    Args:
+        network: the global model; changed in place.
+        entries: the name among the experts' of a parameter, by its `id`.
+        seed: address of what is drawn here.
+    """
+    pictures = Pictures()
+    routed: dict[str, RoutedLayer] = {}
+    names = {id(module): name for name, module in network.named_modules()}
+    for parent in [*network.modules()]:
+        for place, child in [*parent._modules.items()]:
+            if child is None or type(child) not in KINDS or id(child.weight) not in entries:
+                continue
+            name = names[id(child)]
+            if name not in routed:
+                routed[name] = _routed(child, entries, experts, form, pictures, address(*seed, name))
+            parent._modules[place] = routed[name]
+    network.register_forward_pre_hook(pictures)
+    return routed
+
+
+def _routed(
+    layer: Any, entries: Mapping[int, str], experts: Sequence[Weights], form: Form, pictures: Pictures, seed: int
+) -> RoutedLayer:
+    weight, bias = entries[id(layer.weight)], entries.get(id(layer.bias))
+    biases = None if bias is None else [expert[bias] for expert in experts]
+    weights = [expert[weight] for expert in experts]
+    return KINDS[type(layer)](layer, weights, biases, form=form, pictures=pictures, seed=seed)
+
+
+class Routed:
+    """A model whose layers are mixtures; see `Mixture`.
+
+    `gates` [B, layers, members] are those of the last call, 0 in a layer of which no picture came by.
+    """
+
+    def __init__(self, model: Model, routed: Mapping[str, RoutedLayer], members: Sequence[str]):
+        self.model, self.routed = model, routed
+        self.layers, self.members = tuple(routed), tuple(members)
+        self.gates = torch.zeros(0, len(self.layers), len(self.members))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        self.gates = torch.stack([self._gates(layer, len(images)) for layer in self.routed.values()], dim=1)
+        return logits
+
+    def _gates(self, layer: RoutedLayer, count: int) -> Tensor:
+        if layer.gates is None:
+            return torch.zeros(count, len(self.members))
+        gates = layer.gates.detach().float().cpu()
+        return gates if len(gates) == count else gates.mean(0).expand(count, -1)
+
+
+def mean_square(layers: Mapping[str, RoutedLayer]) -> Tensor:
+    """Of the gates of the last batch, over layers, pictures and members."""
+    gates = [layer.gates for layer in layers.values() if layer.gates is not None]
+    return torch.stack([of_layer.square().mean() for of_layer in gates]).mean()

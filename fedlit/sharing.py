@@ -1,0 +1,144 @@
+"""What members share once, after the kept round, with predictors that need it: their personal models."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from re import sub
+
+from fedlit.data.pictures import batches_of_cases
+from fedlit.errors import BadInput
+from fedlit.federation import Federation
+from fedlit.messages import Expert, Server, header, restore, size, tensors
+from fedlit.metrics import Scoring
+from fedlit.prediction import Model, Predictor
+from fedlit.prediction.base import Learnt
+from fedlit.prediction.features import feature_statistics
+from fedlit.weights import Weights, load, save
+
+
+@dataclass(frozen=True)
+class ModelOf(Predictor):
+    """The personal model of one member, at any site."""
+
+    member: str
+
+    def prepare(self, learnt: Learnt, images: object) -> Model:
+        learnt.resident.load(learnt.experts[self.member].weights)
+        return learnt.network
+
+
+def share(
+    federation: Federation, server: Server, needs: Collection[str], *, scoring: Scoring, classes: Sequence[str]
+) -> dict[str, Expert]:
+    """What every member shares, by its name; equal in every process.
+
+    Args:
+        needs: see `Predictor.needs`.
+
+    Raises:
+        BadInput: no member has a personal model.
+    """
+    watch, members = federation.fleet.watch, sorted(federation.fleet.clients)
+    experts = federation.fleet.gather(partial(_expert, federation, server, needs), members)
+    if not experts:
+        raise BadInput(
+            "no member has a personal model to share: the algorithm makes none; train with one that does, such as "
+            "algorithm=iopfl, or with keep_local"
+        )
+    for name in members:
+        if name not in experts:
+            watch.warn(f"{name} has no personal model, it completed no round: predictions for other sites do without")
+    if len(experts) == 1:
+        watch.warn(f"only {min(experts)} shares a personal model: it is weighed against the global one alone")
+    if "scores" not in needs:
+        return experts
+    dice = {name: _dice(federation, server, name, experts, scoring, classes) for name in experts}
+    return {name: replace(expert, scalars={**expert.scalars, "dice": dice[name]}) for name, expert in experts.items()}
+
+
+def personal_weights(server: Server, memory: Mapping[str, Weights], kept: Sequence[str]) -> Weights | None:
+    """A member's own model: its `personal` one, else the global one with the entries it keeps; None without either."""
+    if "personal" in memory:
+        return memory["personal"]
+    return {**server.weights, **memory["kept"]} if kept and "kept" in memory else None
+
+
+def _expert(federation: Federation, server: Server, needs: Collection[str], name: str) -> Expert | None:
+    weights = personal_weights(server, federation.fleet.memories.get(name, {}), federation.kept)
+    if weights is None:
+        return None
+    if "features" not in needs:
+        return Expert(name, weights)
+    pictures = federation.fleet.clients[name].site.train.unlabelled()
+    learnt = federation.learnt(server, name, num_classes=1)
+    network = learnt.copy(server.weights)  # the same at all members, also where each keeps entries of its own
+    groups = batches_of_cases(pictures.cases, pictures.size is not None, federation.batch_size)
+    batches = (pictures.images([index for case in group for index in case.indices]) for group in groups)
+    device = federation.fleet.workbench.fabric.device
+    features = feature_statistics(network, learnt.lend(network), (images.to(device) for images in batches))
+    return Expert(name, weights, {"features": features})
+
+
+def _dice(
+    federation: Federation,
+    server: Server,
+    name: str,
+    experts: Mapping[str, Expert],
+    scoring: Scoring,
+    classes: Sequence[str],
+) -> float:
+    """The mean over members of the validation Dice of one member's model."""
+    found = federation.score(
+        {name: ModelOf(name)},
+        server,
+        scoring=scoring,
+        metrics=["dice"],
+        classes=classes,
+        split="val",
+        names=[member for member in experts if len(federation.sites[member].val)],
+        experts=experts,
+    )
+    by_site: dict[str, list[float]] = {}
+    for row in found.cases:
+        if row.value is not None:
+            by_site.setdefault(row.site, []).append(row.value)
+    if not by_site:
+        raise BadInput(
+            "the best member is chosen by validation cases, and no member has any; leave best_member out of prediction"
+        )
+    return statistics.fmean(statistics.fmean(values) for values in by_site.values())
+
+
+def bytes_shared(experts: Mapping[str, Expert], needs: Collection[str]) -> tuple[int, int]:
+    """(bytes up, bytes down): every member's message once, and where models are compared each model to each member."""
+    up = sum(size(expert) for expert in experts.values())
+    return up, up * len(experts) if "scores" in needs else 0
+
+
+def save_experts(directory: Path, experts: Mapping[str, Expert]) -> None:
+    """What the server was sent, one file a member, in the place of what was there."""
+    files = {file_of(directory, name): expert for name, expert in experts.items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    for path, expert in files.items():
+        save(path, tensors(expert), header(expert))
+    for old in directory.glob("*.safetensors"):
+        if old not in files:
+            old.unlink()
+
+
+def load_experts(directory: Path) -> dict[str, Expert]:
+    """What `save_experts` wrote; nothing where no member has shared anything."""
+    loaded = [load(path) for path in sorted(directory.glob("*.safetensors"))]
+    experts = [restore(Expert, told, flat) for flat, told in loaded]
+    return {expert.client: expert for expert in sorted(experts, key=lambda expert: expert.client)}
+
+
+def file_of(directory: Path, name: str) -> Path:
+    """Readable, and unique by a hash."""
+    readable, digest = sub(r"[^A-Za-z0-9_]+", "_", name)[:40], blake2b(name.encode(), digest_size=6).hexdigest()
+    return directory / f"{readable}-{digest}.safetensors"

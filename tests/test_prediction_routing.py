@@ -1,0 +1,352 @@
+"""Laws of routing: where it starts, what it never touches, whom it cannot tell apart; and what is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedlit.data.pictures import Pictures
+from fedlit.errors import BadInput
+from fedlit.messages import Server
+from fedlit.networks import SAM
+from fedlit.networks.tuning import Adapters
+from fedlit.prediction import Adaptation, Global, Mixture, Routing, Unsupervised
+from fedlit.prediction.gates import FORMS
+from fedlit.prediction.normalisation import settle, use_batch_statistics
+from fedlit.prediction.steadiest import take_steadiest
+from fedlit.weights import sha256
+from tests.conftest import discs, make_network
+from tests.unseen_site import at_unseen_site, everything, experts_of, predicted, state, unlabelled, volumes
+
+FEW = Adaptation(passes=2, lr=0.01)
+AT_REST = Adaptation(passes=0)
+
+
+def routing(adaptation=FEW, **options):
+    """With all that can move, and nothing that holds it back; online under batch statistics."""
+    free = {"anchor": 0.0, "tune_norms": True, "adaptation": adaptation}
+    if adaptation.protocol == "online":
+        free["statistics"] = "batch"
+    return Routing(**{**free, **options})
+
+
+def at_site(network=None, **options):
+    network = make_network() if network is None else network
+    return at_unseen_site(network, experts=experts_of(network), **options)
+
+
+def micro_sam():
+    torch.manual_seed(0)
+    return SAM(1, 1, size="micro", tuning=Adapters())
+
+
+class Mixed(nn.Module):
+    """Groups, a transposed convolution, tokens through linear layers and a norm layer of each kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, stride=2, padding=1, padding_mode="replicate")
+        self.norm = nn.BatchNorm2d(8)
+        self.block = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=2, groups=4, dilation=2), nn.InstanceNorm2d(8, affine=True)
+        )
+        self.tokens = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8, bias=False))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.up = nn.ConvTranspose2d(8, 1, 2, stride=2)
+
+    def forward(self, image):
+        x = self.block(self.norm(self.stem(image)).relu())
+        tokens = x.flatten(2).mT
+        tokens = tokens + self.tokens(tokens) + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return self.up(tokens.mT.unflatten(2, x.shape[-2:]))
+
+
+def mixed():
+    torch.manual_seed(0)
+    return Mixed()
+
+
+def monai_unet():
+    from monai.networks.nets import UNet
+
+    torch.manual_seed(0)
+    return UNet(2, 1, 1, channels=(4, 8, 16), strides=(2, 2), num_res_units=1)
+
+
+NETWORKS = {
+    "U-Net": make_network,
+    "U-Net with BatchNorm": lambda: make_network("batch"),
+    "SAM with adapters": micro_sam,
+    "groups and tokens": mixed,
+    "MONAI": monai_unet,
+}
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_it_starts_at_the_global_model_and_leaves_it(make):
+    """One picture is bit for bit the global model's under the same statistics; then the gates open."""
+    images, learnt = unlabelled(), at_site(make())
+    before = state(learnt)
+    at_rest = routing(replace(AT_REST, protocol="online")).prepare(learnt, images)
+    with torch.inference_mode():
+        assert torch.equal(at_rest(everything(images)[:1]), under_batch_statistics(learnt)(everything(images)[:1]))
+        wanted = under_batch_statistics(learnt)(everything(images))
+    torch.testing.assert_close(predicted(at_rest, images), wanted, atol=1e-4, rtol=1e-4)
+    model = routing(statistics="batch").prepare(learnt, images)
+    assert (predicted(model, images) - wanted).abs().max() > 1e-3
+    assert isinstance(model, Mixture) and model.members == ("a", "b", "c")
+    assert model.gates.shape == (6, len(model.layers), 3)
+    assert (model.gates.abs().amax((0, 2)) > 0).sum() > len(model.layers) / 2 > 2
+    assert state(learnt) == before
+
+
+def under_batch_statistics(learnt):
+    network = learnt.copy(learnt.shared)
+    use_batch_statistics(network)
+    return network
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_experts_and_frozen_parameters_keep_every_bit(make):
+    network = make()
+    learnt = at_site(network)
+    frozen = {name: value for name, value in network.named_parameters() if not value.requires_grad}
+    before = state(learnt), sha256(frozen)
+    for gates in FORMS:
+        predicted(routing(gates=gates).prepare(learnt, unlabelled()), unlabelled())
+    assert (state(learnt), sha256(frozen)) == before
+    assert {name for name, value in network.named_parameters() if not value.requires_grad} == frozen.keys()
+
+
+@pytest.mark.parametrize("protocol", ["transductive", "online"])
+@pytest.mark.parametrize("gates", FORMS)
+def test_the_same_again_is_the_same_bit_for_bit(gates, protocol):
+    chosen = routing(replace(FEW, protocol=protocol), gates=gates)
+
+    def run(**options):
+        torch.rand(3)
+        return predicted(chosen.prepare(at_site(**options), unlabelled()), unlabelled())
+
+    assert torch.equal(run(), run())
+    assert not torch.equal(run(), run(seed=1)) and not torch.equal(run(), run(site="v"))
+
+
+@pytest.mark.parametrize("gates", ["difference", "softmax"])
+def test_permuted_members_have_permuted_gates(gates):
+    """Whoever has which model: nothing changes but whose gate it is."""
+    images = unlabelled()
+    learnt = at_site()
+    one = learnt.experts
+    other = {name: replace(one[whose], client=name) for name, whose in zip("abc", "cab", strict=True)}
+    chosen = routing(gates=gates)
+    models = [chosen.prepare(replace(learnt, experts=experts), images) for experts in (one, other)]
+    torch.testing.assert_close(*(predicted(model, images) for model in models), atol=1e-4, rtol=1e-4)
+    places = [2, 0, 1, 3][: len(models[0].members)]
+    torch.testing.assert_close(models[0].gates[:, :, places], models[1].gates, atol=1e-4, rtol=1e-4)
+    assert (models[0].gates - models[1].gates).abs().max() > 1e-3
+    backwards = replace(learnt, experts=dict(reversed(one.items())))
+    assert torch.equal(predicted(chosen.prepare(backwards, images), images), predicted(models[0], images))
+
+
+@pytest.mark.parametrize("gates", ["difference", "softmax"])
+def test_identical_experts_are_that_expert(gates):
+    learnt, images = at_site(), unlabelled()
+    same = {name: replace(expert, weights=learnt.server.weights) for name, expert in learnt.experts.items()}
+    chosen = routing(gates=gates, tune_norms=False)
+    found = predicted(chosen.prepare(replace(learnt, experts=same), images), images)
+    torch.testing.assert_close(found, predicted(Global().prepare(learnt, images), images), atol=1e-5, rtol=1e-5)
+
+
+def test_a_picture_is_predicted_alike_in_any_company():
+    for make in (make_network, lambda: make_network("batch")):
+        images, learnt = unlabelled(), at_site(make())
+        model = routing().prepare(learnt, images)
+        together = predicted(model, images)
+        with torch.inference_mode():
+            alone = torch.cat([model(picture[None]) for picture in everything(images)])
+        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_the_order_of_cases_is_irrelevant():
+    pixels, masks = discs(5, seed=2)
+    ids = [f"case{number}" for number in range(5)]
+    found = [
+        predicted(routing().prepare(at_site(), pictures), pictures)
+        for pictures in (
+            Pictures.from_arrays(pixels[::way], masks[::way], np.array([[0, 1]]), ids=ids[::way]).unlabelled()
+            for way in (1, -1)
+        )
+    ]
+    assert torch.equal(*found)
+
+
+class Untouchable(np.ndarray):
+    """Masks that fail when they are read."""
+
+    def __getitem__(self, _):
+        raise AssertionError("a mask was read")
+
+
+def test_no_label_reaches_it(monkeypatch):
+    pixels, masks = discs(4, seed=1)
+    pictures = Pictures.from_arrays(pixels, masks, np.array([[0, 1]]))
+    monkeypatch.setattr(pictures._pack, "_code_stack", pictures._pack._code_stack.view(Untouchable))
+    with pytest.raises(AssertionError, match="a mask was read"):
+        pictures.batch([0])
+    images = pictures.unlabelled()
+    for protocol in ("transductive", "online"):
+        model = routing(replace(FEW, protocol=protocol)).prepare(at_site(), images)
+        assert predicted(model, images).isfinite().all()
+    with pytest.raises(AssertionError, match="may only see images"):
+        images.batch([0])
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_odd_sites_are_served(norm):
+    sites = {
+        "one picture": unlabelled(1),
+        "another size": Pictures.from_arrays(*discs(3, 1, size=45), np.array([[0, 1]])).unlabelled(),
+        "not square": Pictures.from_arrays(
+            np.random.default_rng(0).integers(0, 255, (3, 30, 44, 1)).astype(np.uint8),
+            np.zeros((3, 30, 44), np.uint8),
+            np.array([[0, 1]]),
+        ).unlabelled(),
+        "black": Pictures.from_arrays(
+            np.zeros((3, 32, 32, 1), np.uint8), np.zeros((3, 32, 32), np.uint8), np.array([[0, 1]])
+        ).unlabelled(),
+        "volumes": volumes(),
+    }
+    for name, images in sites.items():
+        for protocol in ("transductive", "online"):
+            chosen = routing(replace(FEW, protocol=protocol))
+            found = predicted(chosen.prepare(at_site(make_network(norm)), images), images)
+            assert found.isfinite().all() and found.shape[-2:] == everything(images).shape[-2:], name
+
+
+def test_one_member_is_a_gate_over_one():
+    learnt, images = at_site(), unlabelled()
+    model = routing().prepare(replace(learnt, experts={"a": learnt.experts["a"]}), images)
+    predicted(model, images)
+    assert model.members == ("a",) and model.gates.shape == (6, len(model.layers), 1)
+
+
+def test_as_published_the_global_model_is_one_of_the_experts():
+    model = routing(gates="sigmoid").prepare(at_site(), unlabelled())
+    predicted(model, unlabelled())
+    assert model.members == ("a", "b", "c", "global") and model.gates.min() > 0 and model.gates.max() < 1
+
+
+def test_only_trained_norm_layers_are_tuned():
+    network = micro_sam()
+    learnt = at_site(network)
+    seen = []
+
+    class Watching(Adaptation):
+        def adapt(self, learnt, network, images, objective, **options):
+            seen.extend(name for name, value in network.named_parameters() if value.requires_grad)
+            return super().adapt(learnt, network, images, objective, **options)
+
+    routing(Watching(passes=1)).prepare(learnt, unlabelled())
+    names = {name.rsplit(".", 1)[0] for name in seen if ".gate." not in name}
+    assert names and all(name.startswith("mask_decoder") for name in names)
+    assert all(f"{name}.weight" in learnt.resident.parameters for name in names)
+    seen.clear()
+    routing(Watching(passes=1), tune_norms=False).prepare(learnt, unlabelled())
+    assert seen and all(".gate." in name for name in seen)
+
+
+def test_no_personal_models_names_what_makes_them():
+    with pytest.raises(BadInput, match=r"u: .*algorithm=iopfl share_personal=true"):
+        Routing().prepare(at_unseen_site(), unlabelled())
+
+
+def test_personal_models_of_another_network_are_refused():
+    learnt = at_unseen_site(make_network(), experts=experts_of(monai_unet()))
+    with pytest.raises(BadInput, match=r"personal model of a is of another network: entry .* is missing"):
+        Routing().prepare(learnt, unlabelled())
+    weights = dict(learnt.server.weights)
+    weights["head.weight"] = torch.zeros(3, 4, 1, 1)
+    with pytest.raises(BadInput, match=r"head.weight has shape \(3, 4, 1, 1\), here it has shape \(1, 4, 1, 1\)"):
+        Routing().prepare(replace(learnt, experts={"a": replace(learnt.experts["a"], weights=weights)}), unlabelled())
+
+
+def test_without_pictures_or_anything_to_route_it_says_so():
+    with pytest.raises(BadInput, match="needs the site's pictures"):
+        Routing().prepare(at_site(), None)
+
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, image):
+            return image * self.scale
+
+    with pytest.raises(BadInput, match="nothing to route; use"):
+        Routing().prepare(at_site(Scale()), unlabelled())
+
+
+def test_entries_that_members_keep_are_their_mean_where_nobody_trained():
+    learnt, images = at_site(kept=("*norm*",)), unlabelled()
+    found = predicted(Routing(adaptation=AT_REST).prepare(learnt, images), images)
+    assert learnt.shared.keys() == learnt.server.weights.keys()
+    wanted = predicted(Global().prepare(learnt, images), images)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    assert (wanted - predicted(Global().prepare(replace(learnt, kept=()), images), images)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(gates="argmax"), "gates='argmax' is not allowed; use one of difference, softmax, sigmoid"),
+        (dict(anchor=-1.0), "anchor=-1.0 is not allowed"),
+        (dict(gates="sigmoid"), "anchor=1.0 .* gates=difference; use 0"),
+        (dict(statistics="own"), "statistics='own' is not allowed; use one of steadiest, batch, global"),
+        (dict(adaptation=Adaptation("online")), "needs the whole set of pictures; online, use batch or global"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Routing(**arguments)
+
+
+def test_an_anchor_holds_the_gates_near_zero():
+    def opened(anchor):
+        chosen = routing(anchor=anchor, objective=Unsupervised(entropy=1.0))
+        model = chosen.prepare(at_site(), unlabelled())
+        predicted(model, unlabelled())
+        return model.gates.abs().mean()
+
+    assert opened(100.0) < 0.5 * opened(0.0)
+
+
+def test_batch_norm_takes_the_steadiest_mixture():
+    """The members' statistics where they are the site's; the site's where under the members' all pixels look alike."""
+    images, network = unlabelled(8), make_network("batch")
+    learnt = at_site(network)
+    of_site = under_batch_statistics(learnt)
+    settle(learnt, of_site, batch_norms_of(of_site), images)
+    own = learnt.server.weights | statistics(of_site)
+    off = {name: value + 30 * (name == "decoders.1.norm2.running_mean") for name, value in own.items()}
+    for weights, share in ((own, 0.0), (off, 1.0)):
+        elsewhere = replace(learnt, server=Server(weights))
+        network = elsewhere.copy(weights)
+        assert take_steadiest(elsewhere, network, images, noise=0.05) == share
+        torch.testing.assert_close(statistics(network), statistics(of_site))
+    found = predicted(Routing(adaptation=AT_REST).prepare(elsewhere, images), images)
+    torch.testing.assert_close(found, predicted(of_site, images), atol=1e-4, rtol=1e-4)
+    assert take_steadiest(at_site(), make_network(), images, noise=0.05) is None
+
+
+def batch_norms_of(network):
+    return {name: module for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+
+
+def statistics(network):
+    return {
+        f"{name}.{part}": getattr(module, part)
+        for name, module in batch_norms_of(network).items()
+        for part in ("running_mean", "running_var")
+    }

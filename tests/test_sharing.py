@@ -1,0 +1,211 @@
+"""Personal models leave a site once, where the experiment says so, and never otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from fedlit.algorithms import FedAvg, Local
+from fedlit.errors import BadInput
+from fedlit.messages import Expert
+from fedlit.metrics import Scoring
+from fedlit.prediction import Learnt, Personal, Predictor
+from fedlit.prediction.features import feature_statistics
+from fedlit.record import Record
+from fedlit.sharing import bytes_shared, load_experts, save_experts, share
+from fedlit.weights import num_bytes, sha256
+from tests.conftest import fedlit, make_federation, make_site, run_rounds, write_manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstExpert(Predictor):
+    """The first member's personal model, for unseen sites; what it was given is noted."""
+
+    is_final = True
+    roles = ("unseen",)
+    needs = ("weights",)
+    seen: list = dataclasses.field(default_factory=list)
+
+    def prepare(self, learnt: Learnt, images):
+        self.seen.append((learnt.site, sorted(learnt.experts)))
+        learnt.resident.load(next(iter(learnt.experts.values())).weights)
+        return learnt.network
+
+
+class Blend:
+    """A mixture with gates that can be told apart."""
+
+    layers, members = ("conv", "head"), ("a", "b")
+
+    def __init__(self, model):
+        self.model, self.gates = model, torch.zeros(0, 2, 2)
+
+    def __call__(self, images):
+        self.gates = torch.arange(4.0).reshape(1, 2, 2).repeat(len(images), 1, 1)
+        return self.model(images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blended(Predictor):
+    def prepare(self, learnt, images):
+        learnt.resident.load(learnt.server.weights)
+        return Blend(learnt.network)
+
+
+@pytest.fixture
+def trained(sites):
+    """A federation whose members have personal models, and an unseen site."""
+    federation, server = make_federation(sites)
+    server = run_rounds(federation, server, 1, Local())
+    unseen = make_site("u", (0, 0, 2), role="unseen")
+    federation.fleet.desks["u"] = 0
+    return dataclasses.replace(federation, sites={**federation.sites, "u": unseen}), server
+
+
+OPTIONS = {"scoring": Scoring(), "classes": ("disc",)}
+
+
+def test_what_is_shared_is_the_personal_models_and_nothing_else(trained):
+    federation, server = trained
+    experts = share(federation, server, {"weights"}, **OPTIONS)
+    assert [*experts] == ["a", "b", "c"]
+    for name, expert in experts.items():
+        assert sha256(expert.weights) == sha256(federation.fleet.memories[name]["personal"])
+        assert not expert.slots and not expert.scalars
+    assert bytes_shared(experts, {"weights"}) == (sum(num_bytes(expert.weights) for expert in experts.values()), 0)
+
+
+def test_features_are_those_of_the_training_pictures_under_the_global_model(trained):
+    federation, server = trained
+    experts = share(federation, server, {"weights", "features"}, **OPTIONS)
+    learnt = federation.learnt(server, "b", num_classes=1)
+    network = learnt.copy(server.weights)
+    pictures = federation.sites["b"].train
+    wanted = feature_statistics(network, network, [pictures.images(range(len(pictures)))])
+    for name, value in experts["b"].slots["features"].items():
+        torch.testing.assert_close(value, wanted[name])
+
+
+def test_every_model_is_judged_by_the_validation_cases_of_all_members(trained):
+    federation, server = trained
+    experts = share(federation, server, {"scores"}, **OPTIONS)
+    own = federation.score(
+        {"personal": Personal()}, server, metrics=["dice"], split="val", names=["a"], **OPTIONS
+    ).cases
+    assert all(0 <= expert.scalars["dice"] <= 1 for expert in experts.values())
+    alone = {"a": experts["a"]}
+    federation = dataclasses.replace(federation, sites={"a": federation.sites["a"]})
+    federation.fleet.clients = {"a": federation.fleet.clients["a"]}
+    (only,) = share(federation, server, {"scores"}, **OPTIONS).values()
+    assert only.scalars["dice"] == pytest.approx(sum(row.value for row in own) / len(own))
+    assert sha256(only.weights) == sha256(alone["a"].weights)
+    up, down = bytes_shared(experts, {"scores"})
+    assert down == len(experts) * up > 0
+
+
+def test_a_member_without_a_model_is_left_out_and_named(trained):
+    federation, server = trained
+    warned = []
+    federation.fleet.watch.warn = warned.append
+    del federation.fleet.memories["b"]
+    assert [*share(federation, server, {"weights"}, **OPTIONS)] == ["a", "c"]
+    del federation.fleet.memories["c"]
+    share(federation, server, {"weights"}, **OPTIONS)
+    assert "b has no personal model" in warned[0] and "only a shares a personal model" in warned[-1]
+
+
+def test_without_any_personal_model_the_error_names_a_way(sites):
+    federation, server = make_federation(sites)
+    run_rounds(federation, server, 1, FedAvg())
+    with pytest.raises(BadInput, match="algorithm=iopfl"):
+        share(federation, server, {"weights"}, **OPTIONS)
+
+
+def test_saved_and_loaded_they_are_the_same(trained, tmp_path):
+    federation, server = trained
+    experts = share(federation, server, {"weights", "features", "scores"}, **OPTIONS)
+    save_experts(tmp_path, {"old": Expert("old", {})})
+    save_experts(tmp_path, experts)
+    again = load_experts(tmp_path)
+    assert [*again] == [*experts]
+    for name, expert in experts.items():
+        assert sha256(again[name].weights) == sha256(expert.weights)
+        assert sha256(again[name].slots["features"]) == sha256(expert.slots["features"])
+        assert again[name].scalars == expert.scalars
+
+
+def test_a_predictor_is_scored_at_the_sites_it_is_meant_for(trained):
+    federation, server = trained
+    experts = share(federation, server, {"weights"}, **OPTIONS)
+    first = FirstExpert()
+    found = federation.score({"first": first}, server, metrics=["dice"], split="test", experts=experts, **OPTIONS)
+    assert first.seen == [("u", ["a", "b", "c"])] and {row.site for row in found.cases} == {"u"}
+    warned = []
+    federation.fleet.watch.warn = warned.append
+    federation.score({"first": first}, server, metrics=["dice"], split="test", names=["a"], experts=experts, **OPTIONS)
+    assert warned == ["first is for unseen sites, and there is none"]
+
+
+def test_the_gates_of_a_mixture_are_recorded_by_case_layer_and_member(trained, tmp_path):
+    federation, server = trained
+    found = federation.score({"blend": Blended()}, server, metrics=["dice"], split="test", names=["u"], **OPTIONS)
+    assert len(found.gates) == 2 * 2 * 2  # cases, layers, members
+    assert {(row.layer, row.member): row.value for row in found.gates if row.case == found.cases[0].case} == {
+        ("conv", "a"): 0.0, ("conv", "b"): 1.0, ("head", "a"): 2.0, ("head", "b"): 3.0,
+    }  # fmt: skip
+    record = Record(tmp_path)
+    record.add([], [], found.gates)
+    assert [*record.gates()] == found.gates
+    record.truncate(after_round=0)
+    assert [*record.gates()] == []
+
+
+PREDICT = "prediction.best={_target_: fedlit.prediction.BestMember}"
+
+
+def test_sharing_is_refused_unless_the_config_allows_it(config_file, capsys):
+    assert fedlit("check", config_file, PREDICT, "keep_local=['*norm*']") == 2
+    assert "best needs the members' personal models; set share_personal=true" in capsys.readouterr().err
+    assert fedlit("check", config_file, PREDICT, "share_personal=true") == 2
+    assert "FedAvg makes none; use an algorithm that does, such as algorithm=iopfl" in capsys.readouterr().err
+    assert fedlit("check", config_file, PREDICT, "share_personal=true", "keep_local=['*norm*']") == 0
+
+
+def test_a_finished_run_is_evaluated_with_what_members_share_then(config_file, disc_data, tmp_path, capsys):
+    kept = ["keep_local=['*norm*']"]
+    assert fedlit("run", config_file, "num_rounds=1", *kept) == 0
+    run = tmp_path / "run"
+    assert json.loads((run / "summary.json").read_text())["shared"] is None and not (run / "experts").exists()
+    image = next(disc_data.glob("u_*.png"))
+    assert fedlit("predict", run, image, "--out", tmp_path / "masks", "--model", "best_member") == 2
+    assert f"fedlit evaluate {run} prediction=best_member share_personal=true" in capsys.readouterr().err
+    assert fedlit("evaluate", run, "prediction=[best_member]", "share_personal=true") == 0
+    shared = json.loads((run / "summary.json").read_text())["shared"]
+    assert shared["members"] == ["a", "b", "c"] and "best_member" in shared["for"] and shared["bytes_up"] > 0
+    assert {row.model for row in Record(run).cases() if row.site == "u"} == {"best_member", "global"}
+    assert "Personal models shared" in (run / "report.html").read_text()
+    assert fedlit("predict", run, image, "--out", tmp_path / "masks", "--model", "best_member") == 0
+    assert fedlit("predict", run, image, "--out", tmp_path / "of_global", "--model", "global") == 0  # kept: the mean
+    assert (tmp_path / "masks" / image.name).exists()
+
+
+def test_sites_that_the_training_never_knew_can_be_evaluated(config_file, tmp_path, capsys):
+    assert fedlit("run", config_file, "num_rounds=1") == 0
+    for name in ("new", "clash"):
+        (tmp_path / name).mkdir()
+    write_manifest(tmp_path / "new", {"v": (1, 1, 1), "w": (0, 0, 2)})
+    write_manifest(tmp_path / "clash", {"a": (1, 0, 0)})
+    before = (tmp_path / "run" / "provenance.json").read_text()
+    assert fedlit("evaluate", tmp_path / "run", f"unseen_roots=[{tmp_path / 'new'}]") == 0
+    rows = [row for row in Record(tmp_path / "run").metrics() if row.split == "test" and row.metric == "dice"]
+    assert {(row.site, row.role, row.num_cases) for row in rows if row.site in "vw"} == {
+        ("v", "unseen", 3),
+        ("w", "unseen", 2),
+    }
+    assert (tmp_path / "run" / "provenance.json").read_text() == before
+    capsys.readouterr()
+    assert fedlit("evaluate", tmp_path / "run", f"unseen_roots=[{tmp_path / 'clash'}]") == 2
+    assert "has a site a, and so have the data" in capsys.readouterr().err
