@@ -1,4 +1,4 @@
-"""The command line: run, warm-start, check, plan, submit, collect, evaluate, predict, export, weights and a teacher."""
+"""The command line: runs from check to export, published weights, a teacher; `data_commands` holds those about data."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from fedlit import __version__
+from fedlit.data_commands import inspect, partition_command, prepare
 from fedlit.outcome import EXIT_CODES, guarded, say
 
 overrides = click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
@@ -254,8 +255,8 @@ def pretrain_teacher(out: Path, steps: int | None, seed: int) -> None:
     """
     from rich.console import Console
 
-    from fedlit.teaching.making import make_teacher
-    from fedlit.teaching.pretraining import Pretraining
+    from fedlit.micro_sam.making import make_teacher
+    from fedlit.micro_sam.pretraining import Pretraining
 
     asked = Pretraining(seed=seed)
     make_teacher(out, asked if steps is None else replace(asked, steps=steps), Console())
@@ -276,6 +277,10 @@ def checked(path: str | Path, overrides: Sequence[str]):  # -> config.Checked, i
     if result.problems:
         raise refusal(path, result.problems)
     return result
+
+
+for data_command in (prepare, inspect, partition_command):
+    cli.add_command(data_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

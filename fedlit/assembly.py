@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from fedlit.aggregation import ROOT
 from fedlit.algorithms import Algorithm, Sampling
 from fedlit.beginning import Beginning
 from fedlit.checkpoint import Checkpoints, seconds_per_picture
@@ -18,8 +20,10 @@ from fedlit.client import Client, Resident, check_keep_local
 from fedlit.config import bind, build
 from fedlit.data.loading import Loader
 from fedlit.data.site import Site
+from fedlit.data.source import Manifest
 from fedlit.display import Display
 from fedlit.errors import BadInput
+from fedlit.examination import Examination
 from fedlit.experiment import Experiment
 from fedlit.federation import Federation
 from fedlit.fleet import Fleet, Team, Workbench, World, team_size
@@ -29,6 +33,7 @@ from fedlit.rundir import RunDirectory
 from fedlit.seeding import address
 from fedlit.starts import Start
 from fedlit.training import LocalTraining
+from fedlit.transforms import Channel, Transform
 from fedlit.weights import select, sha256
 
 
@@ -40,9 +45,9 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
     """
     source = build(config.data)
     sites = load_sites(config, source, display)
-    members = [site for site in sites.values() if site.role == "member"]
     algorithm: Algorithm = build(config.algorithm)
-    participants = participating(config, algorithm, members)
+    participants = participating(config, algorithm, sites.values())
+    admit_cohort(config, algorithm, participants)
     run_dir = RunDirectory(config.run_dir)
     costs = training_costs(participants, run_dir / "checkpoint")
     team = world.form_team(size_of_teams(config, costs, world.size))
@@ -54,7 +59,7 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
     network_sha256 = sha256(network.state_dict())
     workbench = set_up(network, config, world, team, display)
     resident = workbench.resident
-    keep_local = kept_entries(config, resident)
+    keep_local = kept_entries(config, algorithm, resident)
     check_keep_local(resident.entries, keep_local)
     fleet = Fleet(
         world,
@@ -64,23 +69,26 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
         scoring_costs={site.name: len(site.val) + len(site.test) for site in sites.values()},
         on_client_error=config.on_client_error,
         min_updates=config.min_available_clients,
+        channel=open_channel(config, algorithm, len(participants)),
         watch=display,
     )
     makers = predictors(config)
+    federation = Federation(sites, fleet, sampling(config), keep_local, config.batch_size)
     return Experiment(
         config,
         run_dir,
         source=source,
         network_sha256=network_sha256,
         algorithm=algorithm,
-        predictors={name: makers[name]() for name in (*algorithm.models, *config.prediction)},
-        scoring=build(config.metrics),
-        federation=Federation(
-            sites,
-            fleet,
-            sampling(config),
-            keep_local,
-            config.batch_size,
+        federation=federation,
+        examination=Examination(
+            federation,
+            {name: makers[name]() for name in (*algorithm.models, *config.prediction)},
+            build(config.metrics),
+            source.classes,
+            run_dir,
+            config.report.pictures,
+            shares_kept=config.share_personal and bool(keep_local),
         ),
         checkpoints=Checkpoints(run_dir / "checkpoint", fleet),
         first=first_server(resident, keep_local),
@@ -160,6 +168,9 @@ def load_sites(config: DictConfig, source: Any, display: Display) -> dict[str, S
     """The sites by name, in order of their names."""
     check_activation(config, source)
     loaded = source.load(unseen_sites=config.unseen_sites, server_site=config.server_site)
+    loaded += further_sites(config, {site.name for site in loaded})
+    for text in (text for site in loaded for text in site.remarks):
+        display.warn(text)
     members = [site for site in loaded if site.role == "member"]
     if len(members) < config.min_available_clients:
         names = ", ".join(site.name for site in members)
@@ -173,6 +184,25 @@ def load_sites(config: DictConfig, source: Any, display: Display) -> dict[str, S
                 f"its batches hold {len(site.train)}"
             )
     return {site.name: site for site in loaded}
+
+
+def further_sites(config: DictConfig, taken: Collection[str]) -> list[Site]:
+    """The sites of `unseen_roots`, which the training never knew, read as those of the data are; all are unseen.
+
+    Raises:
+        BadInput: a site has the name of another, or a folder cannot be read.
+    """
+    names, further = set(taken), []
+    for root in config.unseen_roots:
+        source: Manifest = build({**config.data, "root": root})
+        found = source.load_unseen()
+        if twice := sorted({site.name for site in found} & names):
+            raise BadInput(
+                f"unseen_roots: {root} has a site {twice[0]}, and so have the data; rename it in its manifest"
+            )
+        names |= {site.name for site in found}
+        further += found
+    return further
 
 
 def check_activation(config: DictConfig, source: Any) -> None:
@@ -189,19 +219,44 @@ def check_activation(config: DictConfig, source: Any) -> None:
         raise BadInput(f"activation={config.activation} does not fit loss: {error}") from None
 
 
-def participating(config: DictConfig, algorithm: Algorithm, members: Sequence[Site]) -> list[Site]:
-    """The sites that train, each as one client.
+def participating(config: DictConfig, algorithm: Algorithm, sites: Iterable[Site]) -> list[Site]:
+    """The sites that train, each as one client; the server's own where the rule of aggregation asks for it.
 
     Raises:
         BadInput: something is to be kept by members, and the algorithm has none.
     """
+    sites = list(sites)
+    members = [site for site in sites if site.role == "member"]
     participants = algorithm.participants(members)
     names = {site.name for site in members}
     if (config.keep_local or config.buffers == "local") and any(site.name not in names for site in participants):
         raise BadInput(
             f"keep_local and buffers=local: {type(algorithm).__name__} has no member that could keep anything"
         )
+    if algorithm.aggregate.needs_root:
+        participants += [replace(site, name=ROOT, role="member") for site in sites if site.role == "server"]
     return participants
+
+
+def open_channel(config: DictConfig, algorithm: Algorithm, num_members: int | None) -> Channel:
+    """What happens to updates on their way.
+
+    Raises:
+        BadInput: so many members, in so many rounds, cannot send so.
+    """
+    settings = {str(key): value for key, value in config.items()}
+    transforms: dict[str, Transform] = {name: build(node) for name, node in config.transform.items()}
+    made = list(transforms.values())
+    for place, (name, transform) in enumerate(transforms.items()):
+        for problem in transform.problems(algorithm, settings, made[:place], num_members):
+            raise BadInput(f"transform.{name}: {problem}")
+    return Channel(tuple(made), config.seed)
+
+
+def admit_cohort(config: DictConfig, algorithm: Algorithm, participants: Sequence[Site]) -> None:
+    """Raises BadInput where the rule of aggregation is not defined for the clients of a round."""
+    cohort = sampling(config)([site.name for site in participants], 0)
+    algorithm.aggregate.coefficients({site.name: len(site.train) for site in participants if site.name in cohort})
 
 
 def first_server(resident: Resident, keep_local: Sequence[str]) -> Server:
@@ -210,9 +265,11 @@ def first_server(resident: Resident, keep_local: Sequence[str]) -> Server:
     return Server({name: first[name] for name in first.keys() - select(first, keep_local).keys()})
 
 
-def kept_entries(config: DictConfig, resident: Resident) -> tuple[str, ...]:
-    """Patterns of the entries that stay at their site: those asked for, and the float buffers with `buffers: local`."""
-    return (*config.keep_local, *(resident.buffers if config.buffers == "local" else ()))
+def kept_entries(config: DictConfig, algorithm: Algorithm, resident: Resident) -> tuple[str, ...]:
+    """Patterns of the entries that stay at their site: those asked for, the float buffers with `buffers: local`, and
+    those that the algorithm leaves there."""
+    buffers = resident.buffers if config.buffers == "local" else ()
+    return (*config.keep_local, *buffers, *algorithm.kept(resident))
 
 
 def set_up(network: nn.Module, config: DictConfig, world: World, team: Team, display: Display) -> Workbench:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning
@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fedlit import training
+from fedlit import local_loss, training
+from fedlit.data.pictures import Pictures
 from fedlit.data.site import Site
 from fedlit.errors import BadInput
 from fedlit.messages import Slots, Update
@@ -102,6 +103,7 @@ class Client(lightning.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.memory: Slots = {}
         self.workbench: Workbench | None = None
+        self.reports_validation = False
         self.report: dict[str, float] = {}
 
     def forward(self, image: Tensor) -> Tensor:
@@ -112,14 +114,27 @@ class Client(lightning.LightningModule):
         image = batch["image"].to(self.device, memory_format=self.memory_format, non_blocking=True)
         return self.loss(network(image), batch["target"].to(self.device, non_blocking=True))
 
-    def make_optimizer(self, round: int) -> Optimizer:
-        """The optimizer of one round, with the state kept from the last one where the plan keeps it."""
-        optimizer = self.plan.optimizer([*self.resident.parameters.values()])
+    def parameters_of(self, names: Collection[str] | None = None) -> list[nn.Parameter]:
+        """The trained parameters of the resident network, or those of these names."""
+        return [value for name, value in self.resident.parameters.items() if names is None or name in names]
+
+    def make_optimizer(self, round: int, trained: Collection[str] | None = None) -> Optimizer:
+        """The optimizer of one round, with the state kept from the last one where the plan keeps it.
+
+        Args:
+            trained: names of its parameters, instead of all.
+        """
+        optimizer = self.plan.optimizer(self.parameters_of(trained))
         for group in optimizer.param_groups:
             group["lr"] *= self.plan.schedule(round) if self.plan.schedule else 1
         if self.plan.optimizer_state == "keep" and "optimizer" in self.memory:
             load_optimizer_state(self.network, optimizer, self.memory["optimizer"])
         return optimizer
+
+    @property
+    def device(self) -> torch.device:
+        """The workbench's: Fabric moves the resident network there, and no client."""
+        return self.workbench.fabric.device if self.workbench else super().device
 
     @property
     def resident(self) -> Resident:
@@ -131,26 +146,71 @@ class Client(lightning.LightningModule):
         """Put the broadcast weights into the resident network, then the client's own kept entries."""
         self.resident.load({**weights, **self.memory.get("kept", {})})
 
-    def fit(self, round: int, **openings: Callable) -> None:
-        """Train for one round; see `fedlit.training.fit` for the openings."""
-        self.report = {"loss": self._train(round, **openings)}
+    def fit(self, round: int, *, plan: LocalTraining | None = None, **openings: Any) -> None:
+        """Train for one round; see `fedlit.training.fit` for the openings.
+
+        Args:
+            plan: how much and with what, instead of the client's own.
+        """
+        own, self.plan = self.plan, plan or self.plan
+        try:
+            self.report = {"loss": self._train(round, **openings)}
+        finally:
+            self.plan = own
+        if self.reports_validation:
+            self.report["validation_loss"] = self.loss_over(self.site.val)
         if self.keep_local:
             self.memory = {**self.memory, "kept": select(self.weights(), self.keep_local)}
 
-    def _train(self, round: int, **openings: Callable) -> float:
+    def _train(self, round: int, **openings: Any) -> float:
         return training.fit(self, round, **openings)
+
+    def validation_loss(self, weights: Weights) -> float:
+        """The mean loss over the site's validation pictures; these weights stay in the resident network."""
+        self.resident.load(weights)
+        return self.loss_over(self.site.val)
+
+    def loss_over(self, pictures: Pictures) -> float:
+        """The mean loss over pictures with the loaded weights, in evaluation mode, without augmentation.
+
+        Raises:
+            ClientFailed: there are no pictures, or the loss is NaN or Inf.
+        """
+        return local_loss.loss_over(self, pictures)
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the resident network's entries."""
         return self.resident.read()
 
-    def update(self, weights: Weights | None = None, **slots: Weights) -> Update:
-        """The message to the server: the shared entries (or `weights`), and any further slots."""
+    def shared_parameters(self) -> dict[str, nn.Parameter]:
+        """The resident network's trained parameters, less those that stay at the site."""
+        parameters = self.resident.parameters
+        return {name: value for name, value in parameters.items() if not select({name: value}, self.keep_local)}
+
+    def here(self, weights: Weights) -> dict[str, Tensor]:
+        """The values of the shared parameters among `weights`, on the network's device; 0 where there is none."""
+        return {
+            name: weights[name].to(parameter.device) if name in weights else torch.zeros_like(parameter).detach()
+            for name, parameter in self.shared_parameters().items()
+        }
+
+    def distance(self, start: Weights) -> float:
+        """The Euclidean distance that training has moved the shared parameters from `start`."""
+        start = self.here(start)
+        moved = [
+            (value.detach() - start[name]).double().square().sum() for name, value in self.shared_parameters().items()
+        ]
+        return torch.stack(moved).sum().sqrt().item()
+
+    def update(
+        self, weights: Weights | None = None, *, numbers: Mapping[str, float] | None = None, **slots: Weights
+    ) -> Update:
+        """The message to the server: the shared entries (or `weights`), further numbers, and any further slots."""
         if weights is None:
             weights = self.weights()
             kept = select(weights, self.keep_local)
             weights = {name: value for name, value in weights.items() if name not in kept}
-        return Update(self.site.name, len(self.site.train), weights, slots, self.report)
+        return Update(self.site.name, len(self.site.train), weights, slots, {**self.report, **(numbers or {})})
 
     # What lightning.Trainer calls
 

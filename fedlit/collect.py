@@ -132,7 +132,9 @@ def _read(path: Path, metric: str, model: str | None, split: str) -> Scored | st
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     rows = [row for row in Record(path).metrics() if (row.round, row.split) == (summary["kept_round"], split)]
     wanted = model or summary["model"]
-    counted = [row for row in rows if (row.model, row.metric) == (wanted, metric) and row.num_cases]
+    elsewhere = None if model else summary.get("model_elsewhere")
+    shown = {row.site: elsewhere if row.role != "member" and elsewhere else wanted for row in rows}
+    counted = [row for row in rows if (row.model, row.metric) == (shown[row.site], metric) and row.num_cases]
     if not counted:
         there = sorted({f"{row.model} {row.metric}" for row in rows})
         return f"has no {metric} of the model {wanted} on {split}; it has {', '.join(there) or 'nothing'}"

@@ -115,7 +115,7 @@ def predict(run_dir: Path, images: Sequence[Path], *, site: str | None, out: Pat
     0 is background. The only class is 255; of several, each is its place in data.labels, from 1, and a class inside
     another (fewer mask values) is painted over it.
     """
-    learnt = open_model(run_dir, site=site, model=model)
+    learnt = open_model(run_dir, site=site, model=model, files=images)
     values = learnt.source.values
     order = sorted(range(len(values)), key=lambda number: -len(values[number]))
     names = mask_names(images, out)

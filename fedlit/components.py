@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -37,7 +38,13 @@ def _parameters(found: Callable[..., Any]) -> tuple[Parameters, bool]:
         signature = inspect.signature(found, eval_str=True)
     except Exception:  # annotations that only a type checker can read: their types are not checked then
         signature = inspect.signature(found)
-    parameters = signature.parameters.values()
+    hints: Mapping[str, Any] = {}
+    if is_dataclass(found):  # whose inherited fields are annotated in other files
+        with suppress(NameError):
+            hints = get_type_hints(found)
+    parameters = [
+        each.replace(annotation=hints.get(each.name, each.annotation)) for each in signature.parameters.values()
+    ]
     named = {each.name: each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
     return named, any(each.kind is each.VAR_KEYWORD for each in parameters)
 
@@ -70,6 +77,7 @@ class Inspection:
             if name == "_target_":
                 continue
             before = len(self.problems)
+            value = completed(found, name, value)
             known = name if name in named or takes_any else self._synonym(name, key, named, node)
             inside = self._inside(value, f"{key}.{name}")
             self._type(inside, f"{key}.{name}", named.get(known))
@@ -119,6 +127,24 @@ class Inspection:
         self.problems.append(Problem(key, text))
 
 
+def completed(found: Callable, name: str, value: Any) -> Any:
+    """A mapping that names no component changes fields of the argument's default: that default, with the changes.
+
+    So `algorithm.aggregate.by=uniform` is enough where the default is a `Mean`.
+    """
+    if not isinstance(value, Mapping) or "_target_" in value or not is_dataclass(found):
+        return value
+    declared = {each.name: each for each in fields(found)}.get(name)
+    if declared is None:
+        return value
+    default = declared.default if declared.default_factory is MISSING else declared.default_factory()
+    if not is_dataclass(default) or isinstance(default, type):
+        return value
+    kept = {each.name: getattr(default, each.name) for each in fields(default) if each.init}
+    kind = type(default)
+    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **kept, **value}
+
+
 def _costs_nothing(found: Callable) -> bool:
     """To make: a dataclass of ours or of a trusted package, or an augmentation. Those of others may touch a device."""
     package = found.__module__.split(".")[0]
@@ -158,6 +184,8 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (dict, Mapping):
         pairs = value.items() if isinstance(value, Mapping) and args else ()
         return isinstance(value, Mapping) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in pairs)
+    if isinstance(value, Mapping) and isinstance(origin, type) and origin is not Any:
+        return issubclass(dict, origin)  # names no component
     if origin not in (list, tuple, Sequence):
         return True
     if not isinstance(value, list | tuple):
@@ -212,6 +240,7 @@ def _bound(node: Mapping[str, Any], key: str, supplied: Mapping[str, Any]) -> pa
     arguments = {name: value for name, value in supplied.items() if name in named}
     for name, value in node.items():
         if name != "_target_":
+            value = completed(found, name, value)
             inside = value if name in PLAIN else _built_inside(value, f"{key}.{name}")
             arguments[name] = _as_declared(inside, named.get(name))
     return partial(found, **arguments)

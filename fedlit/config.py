@@ -94,9 +94,11 @@ def check(loaded: Loaded) -> Checked:
     for group in NAMED_GROUPS:
         named = values[group] if isinstance(values[group], dict) else {}
         nodes |= {f"{group}.{name}": node for name, node in named.items()}
+    made: dict[str, Any] = {}
     for key, node in nodes.items():
         if node is not UNKNOWN and node is not None:
-            inspection.component(node, key, SUPPLIED.get(key.partition(".")[0], ()))
+            made[key] = inspection.component(node, key, SUPPLIED.get(key.partition(".")[0], ()))
+    problems += [*_unshared(made, values), *_unsendable(made, values)]
     remarks = [f"{old} is called {new} here" for old, new in inspection.renamed]
     for key in unset:
         group = key.partition(".")[0]
@@ -117,6 +119,41 @@ def _unscorable(values: Mapping[str, Any]) -> list[Problem]:
         for name in FEDFMS
         if isinstance(metrics.get(key), list) and name in metrics[key]
     ]
+
+
+def _unshared(made: Mapping[str, Any], values: Mapping[str, Any]) -> list[Problem]:
+    """Predictors that need what members do not share, or do not have."""
+    needing = [
+        key for key, component in made.items() if key.startswith("prediction.") and len(getattr(component, "needs", ()))
+    ]
+    models = getattr(made.get("algorithm"), "models", ("personal",))
+    keeps: bool = getattr(made.get("algorithm"), "keeps_local", False)
+    has_personal = "personal" in models or keeps or values["keep_local"] or values["buffers"] == "local"
+    problems = []
+    for key in needing:
+        what = f"{key.partition('.')[2]} needs the members' personal models"
+        if values["share_personal"] is not True:
+            text = f"{what}; set share_personal=true, and each member sends its own once, after the kept round"
+            problems.append(Problem(key, text))
+        if not has_personal:
+            name = type(made["algorithm"]).__name__
+            text = f"{what}, and {name} makes none; use an algorithm that does, such as algorithm=iopfl"
+            problems.append(Problem(key, text))
+    return problems
+
+
+def _unsendable(made: Mapping[str, Any], values: Mapping[str, Any]) -> list[Problem]:
+    """Transforms of updates that fit neither each other nor what else the experiment asks for."""
+    named = [(key, each) for key, each in made.items() if key.startswith("transform.") and each is not UNKNOWN]
+    problems = []
+    for place, (key, transform) in enumerate(named):
+        before = [each for _, each in named[:place]]
+        if not hasattr(transform, "problems"):
+            problems.append(Problem(key, f"{type(transform).__name__} is no transform of updates"))
+            continue
+        texts = transform.problems(made.get("algorithm"), values, before)
+        problems += [Problem(key, text) for text in texts]
+    return problems
 
 
 def refusal(path: str | Path, problems: Sequence[object]) -> BadInput:

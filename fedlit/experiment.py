@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from fedlit.algorithms import Algorithm
@@ -19,20 +16,17 @@ from fedlit.beginning import Beginning
 from fedlit.checkpoint import Checkpoints, State
 from fedlit.data.source import Manifest
 from fedlit.display import Display
-from fedlit.errors import BadInput
+from fedlit.examination import Examination
 from fedlit.federation import Federation, Round
 from fedlit.files import write_json
 from fedlit.fleet import Fleet
-from fedlit.gallery import chosen_cases, save_picture
 from fedlit.messages import Server, Slots
-from fedlit.metrics import Scoring
-from fedlit.prediction import Predictor
 from fedlit.progress import Progress
-from fedlit.provenance import provenance
+from fedlit.provenance import check_origin, provenance
 from fedlit.record import MetricRow, Record
 from fedlit.report import write_report
 from fedlit.rundir import RunDirectory
-from fedlit.summary import site_metrics, summarise
+from fedlit.summary import summarise
 from fedlit.training_state import OF_TRAINING
 from fedlit.weights import sha256
 
@@ -50,9 +44,8 @@ class Experiment:
     source: Manifest
     network_sha256: str
     algorithm: Algorithm
-    predictors: Mapping[str, Predictor]
-    scoring: Scoring
     federation: Federation
+    examination: Examination
     checkpoints: Checkpoints
     first: Server
     beginning: Beginning | None
@@ -65,7 +58,13 @@ class Experiment:
     @property
     def main_model(self) -> str:
         """The predictor by which the run is judged."""
-        return self.algorithm.models[0]
+        return self.examination.main_model
+
+    @property
+    def cohort_size(self) -> tuple[int, int]:
+        """How many members there are, and how many of them take part in a round."""
+        names = sorted(self.fleet.clients)
+        return len(names), len(self.federation.sampling(names, 0))
 
     def run(self, command: Sequence[str]) -> dict[str, Any]:
         """Train to the last round, score the test cases of the kept and of the last one, write the report.
@@ -101,20 +100,23 @@ class Experiment:
 
     def score_start(self, server: Server, record: Record) -> None:
         """Score what the rounds start from on validation cases."""
-        rows, _ = self.score(server, "val", self.scoring.validation)
+        rows = self.examination.validate(server)
         self.display.scored(0, self.counted(rows))
         if self.fleet.is_first:
             record.add(rows)
 
     def evaluate(self) -> None:
         """Score the predictors on the test cases of the kept round, beside what is recorded; draw the report again."""
-        check_origin(self.run_dir, {"network": self.network_sha256})
+        check_origin(self.run_dir.path, {"network": self.network_sha256})
         state = self.checkpoints.kept()
-        self.display.say(f"scoring {', '.join(self.predictors)} at round {state.server.round}")
+        self.display.say(f"scoring {', '.join(self.examination.predictors)} at round {state.server.round}")
         record = Record(self.run_dir.path)
-        self.score_test(state, record)
-        self.draw(state, record)
+        shared = self.examination.test_finally(state, record)
+        self.examination.draw(state, record)
         if self.fleet.is_first:
+            path = self.run_dir / "summary.json"
+            if shared is not None and path.exists():
+                write_json(path, json.loads(path.read_text()) | {"shared": shared})
             write_report(self.run_dir.path)
 
     def begin(self, state: State, record: Record, command: Sequence[str]) -> None:
@@ -125,7 +127,7 @@ class Experiment:
         """
         fingerprints = {"manifest": self.source.fingerprint(), "network": self.network_sha256}
         if state.server.round:
-            check_origin(self.run_dir, fingerprints)
+            check_origin(self.run_dir.path, fingerprints)
         record.truncate(state.server.round)
         write_json(self.run_dir / "provenance.json", provenance(command, fingerprints))
 
@@ -158,11 +160,13 @@ class Experiment:
         value = None
         is_due = number % self.config.eval_every == 0
         if is_due or number == self.config.num_rounds:
-            scores = self.score(round.server, "val", self.scoring.validation)[0]
+            scores = self.examination.validate(round.server)
             counted = self.counted(scores)
             self.display.scored(number, counted)
             value = self.worth(counted) if is_due else None  # a run that goes on would not have looked here
             rows += scores
+        if text := self.fleet.channel.told(number, *self.cohort_size):
+            self.display.say(f"round {number}: {text}")
         progress = progress.after(round, value, self.display.warnings)
         if self.fleet.is_first:
             record.add(rows)
@@ -187,33 +191,21 @@ class Experiment:
             return None
         return (min if self.config.keep_by == "worst" else statistics.fmean)(dice.values())
 
-    def score(self, server: Server, split: str, metrics: Sequence[str]) -> tuple[list, list]:
-        """(rows for metrics.csv, rows for cases.csv) of a split, for every predictor."""
-        cases = self.federation.score(
-            self.predictors, server, scoring=self.scoring, metrics=metrics, classes=self.source.classes, split=split
-        )
-        return site_metrics(cases, {name: site.role for name, site in self.federation.sites.items()}), cases
-
     def conclude(self, progress: Progress, record: Record) -> dict[str, Any]:
         """Score the test split of the kept round, of the last one and of the start, summarise, draw, report."""
         last = self.checkpoints.load(f"round-{progress.num_rounds:05d}.json")
         kept = self.checkpoints.kept()
         start = [] if self.beginning is None else [State(self.begun())]
-        for state in {state.server.round: state for state in (*start, last, kept)}.values():
-            self.score_test(state, record)
-        summary = self.summarise(kept, last, progress, record)
-        self.draw(kept, record)
+        for state in {state.server.round: state for state in (*start, last)}.values():
+            if state.server.round != kept.server.round:
+                self.examination.test(state, record)
+        shared = self.examination.test_finally(kept, record)
+        summary = self.summarise(kept, last, progress, record) | {"shared": shared}
+        self.examination.draw(kept, record)
         if self.fleet.is_first:
             write_json(self.run_dir / "summary.json", summary)
             write_report(self.run_dir.path)
         return summary
-
-    def score_test(self, state: State, record: Record) -> None:
-        """Score the test split of every site with a saved state."""
-        self.fleet.memories = dict(state.memories)
-        rows, cases = self.score(state.server, "test", self.scoring.test)
-        if self.fleet.is_first:
-            record.add(rows, cases)
 
     def summarise(self, kept: State, last: State, progress: Progress, record: Record) -> dict[str, Any]:
         """What summary.json holds."""
@@ -224,8 +216,14 @@ class Experiment:
         round = kept.server.round
         scores = {}
         if self.fleet.is_first:
-            scores = summarise(record.cases(), record.metrics(), round=round, model=self.main_model)
+            examined = self.examination
+            scores = summarise(
+                record.cases(), record.metrics(), round=round, model=self.main_model, elsewhere=examined.elsewhere
+            )
         reason = f"{self.config.keep_by} validation Dice"
+        clock = last.server.scalars.get("clock")  # of an algorithm with a simulated one
+        scores |= {} if clock is None else {"simulated_seconds": clock}
+        scores |= {"exchanged": self.algorithm.exchanged} if self.algorithm.exchanged else {}
         return scores | {
             "name": self.config.name,
             "algorithm": type(self.algorithm).__name__,
@@ -239,54 +237,10 @@ class Experiment:
             "weights_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
             "precision": self.config.precision,
             "idle_fraction": self.fleet.idle_fractions(),
+            **self.fleet.channel.report(progress.num_rounds, *self.cohort_size),
             "dropped": list(progress.dropped),
             "warnings": list(dict.fromkeys((*progress.warnings, *self.display.warnings))),
         }
-
-    def draw(self, state: State, record: Record) -> None:
-        """Keep the best, the median and the worst test case of every site as pictures, or remove those there are."""
-
-        def choose() -> dict:
-            shutil.rmtree(self.run_dir / "pictures", ignore_errors=True)
-            wanted = self.config.report.pictures
-            return chosen_cases(record, state.server.round, self.main_model) if wanted else {}
-
-        self.fleet.memories = dict(state.memories)
-        chosen = self.fleet.world.on_first(choose)
-        self.fleet.each(partial(self._save_pictures, state.server, chosen), sorted(chosen))
-
-    def _save_pictures(self, server: Server, chosen: Mapping[str, Mapping[str, tuple[str, float]]], site: str) -> None:
-        pictures = self.federation.sites[site].test
-        cases = {case.id: case for case in pictures.cases}
-        for rank, (name, dice) in chosen[site].items():
-            predictor = self.predictors[self.main_model]
-            for case, prediction in self.federation.predict(predictor, server, site, pictures, [cases[name]]):
-                target = pictures.batch(case.indices)["target"].bool()
-                shown = int(target.flatten(1).sum(1).argmax())  # of a volume, the slice with most foreground
-                image = pictures.images([case.indices[shown]])[0].permute(1, 2, 0)
-                save_picture(
-                    self.run_dir.path, site=site, case=name, rank=rank, model=self.main_model, dice=dice,
-                    image=(image * 255).round().to(torch.uint8).squeeze(-1).numpy(),
-                    target=target[shown].numpy(), prediction=prediction[shown].numpy(),
-                )  # fmt: skip
-
-
-CHANGED = {
-    "manifest": "the data have changed since {} was begun (manifest and files have another hash); bring them back",
-    "network": "the network's first weights are not those that {} was begun with: network.checkpoint names another "
-    "file, or another release of torch draws other numbers; bring them back",
-}
-
-
-def check_origin(run_dir: RunDirectory, fingerprints: Mapping[str, str]) -> None:
-    """Raises BadInput where a fingerprint is not the one that the run was begun with."""
-    path = run_dir / "provenance.json"
-    begun = json.loads(path.read_text()) if path.exists() else {}
-    for name, value in fingerprints.items():
-        if begun.get(name, value) != value:
-            raise BadInput(
-                f"{CHANGED[name].format(run_dir.path)}, choose another run_dir, or overwrite=true to start anew"
-            )
 
 
 def personal_sha256(memory: Slots) -> str:

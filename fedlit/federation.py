@@ -6,20 +6,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedlit.algorithms import Algorithm, Sampling
-from fedlit.data.pictures import Case, Pictures
+from fedlit.client import Client
+from fedlit.data.pictures import Case, Pictures, batches_of_cases
 from fedlit.data.site import Site
 from fedlit.fedfms_score import FEDFMS, levels
 from fedlit.fleet import Fleet
 from fedlit.losses import masks
-from fedlit.messages import Aggregate, Server, size
+from fedlit.messages import Aggregate, Broadcast, Expert, Server, size
 from fedlit.metrics import Scoring
-from fedlit.prediction import Learnt, Model, Predictor
-from fedlit.record import CaseRow
+from fedlit.prediction import Learnt, Mixture, Model, Predictor
+from fedlit.record import CaseRow, GateRow
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,21 @@ class Round:
     @property
     def bytes_up(self) -> int:
         return sum(report.num_bytes for report in self.aggregate.reports)
+
+
+class Predicted(NamedTuple):
+    """A case's planes [slices, K, H, W], and of a mixture how much of each member (layer, member) went into them."""
+
+    case: Case
+    planes: Tensor
+    shares: Mapping[tuple[str, str], float]
+
+
+class Scores(NamedTuple):
+    """One row per case, class and metric; of mixtures one per case, layer and member."""
+
+    cases: list[CaseRow]
+    gates: list[GateRow]
 
 
 @dataclass(frozen=True)
@@ -55,15 +72,23 @@ class Federation:
 
     def run(self, algorithm: Algorithm, server: Server, num_rounds: int) -> Iterator[Round]:
         """Yield every round as it is completed."""
+        server  = placed(enrolled(server, self.fleet.clients), self.fleet.workbench.fabric.device)
         clients = sorted(self.fleet.clients)
         while server.round < num_rounds:
             start     = time.perf_counter()
             cohort    = algorithm.cohort(server, clients, self.sampling)
             broadcast = algorithm.broadcast(server)
-            aggregate = self.fleet.map(algorithm.local_update, cohort, broadcast, algorithm.aggregate)
+            older     = algorithm.older(server, cohort)  # what those who lag behind still train from
+            aggregate = self.fleet.map(algorithm.local_update, cohort, broadcast, algorithm.aggregate, older)
             server    = replace(algorithm.server_update(server, aggregate), round=server.round + 1)
             self.fleet.commit()
-            yield Round(server, tuple(cohort), aggregate, size(broadcast) * len(cohort), time.perf_counter() - start)
+            num_bytes = self._bytes_down(cohort, broadcast, older)
+            yield Round(server, tuple(cohort), aggregate, num_bytes, time.perf_counter() - start)
+
+    def _bytes_down(self, cohort: Sequence[str], broadcast: Broadcast, older: Mapping[str, Broadcast]) -> int:
+        """What the clients of a round are sent, with what they hear of each other."""
+        forwarded = self.fleet.channel.num_bytes_forwarded(len(cohort))
+        return sum(size(older.get(name, broadcast)) + forwarded for name in cohort)
 
     def score(
         self,
@@ -75,35 +100,56 @@ class Federation:
         classes: Sequence[str],
         split: str,
         names: Iterable[str] | None = None,
-    ) -> list[CaseRow]:
-        """One row per case, class and metric, for every predictor at every site that has cases in the split.
+        experts: Mapping[str, Expert] | None = None,
+    ) -> Scores:
+        """Every predictor's scores at every site that it is meant for and that has cases in the split.
 
         Equal in every process.
+
+        Args:
+            experts: what members share with the predictors that need it.
         """
         names = sorted(name for name in names or self.sites if len(getattr(self.sites[name], split)))
-        rows = []
+        found = Scores([], [])
         for model, predictor in predictors.items():
-            score = partial(self._score_site, predictor, server, scoring, metrics, split)
-            for site, scores in self.fleet.each(score, names).items():
+            of_its_roles = [name for name in names if self.sites[name].role in predictor.roles]
+            if names and not of_its_roles:
+                self.fleet.watch.warn(f"{model} is for {' and '.join(predictor.roles)} sites, and there is none")
+            score = partial(self._score_site, predictor, server, experts or {}, scoring, metrics, split)
+            for site, (scores, gates) in self.fleet.each(score, of_its_roles).items():
                 if not scores:
                     self.fleet.watch.warn(f"there is no {model} model for {site}: it is not scored there")
-                rows += [CaseRow(server.round, site, case, model, split, classes[number], metric, value)
-                         for case, number, metric, value in scores]
-        return rows
+                found.cases.extend(
+                    CaseRow(server.round, site, case, model, split, classes[number], metric, value)
+                    for case, number, metric, value in scores
+                )
+                found.gates.extend(
+                    GateRow(server.round, site, case, model, split, layer, member, value)
+                    for case, layer, member, value in gates
+                )
+        return found
 
     def _score_site(
-        self, predictor: Predictor, server: Server, scoring: Scoring, metrics: Sequence[str], split: str, name: str
-    ) -> list[tuple[str, int, str, float]]:
+        self,
+        predictor: Predictor,
+        server: Server,
+        experts: Mapping[str, Expert],
+        scoring: Scoring,
+        metrics: Sequence[str],
+        split: str,
+        name: str,
+    ) -> tuple[list[tuple[str, int, str, float]], list[tuple[str, str, str, float]]]:
         pictures = getattr(self.sites[name], split)
         read = masks if set(FEDFMS).isdisjoint(metrics) else levels
-        scores = []
-        for case, prediction in self.predict(predictor, server, name, pictures, read=read):
+        scores, gates = [], []
+        for case, prediction, shares in self.predict(predictor, server, name, pictures, read=read, experts=experts):
             target = pictures.batch(case.indices)["target"].bool()
             scored = scoring.score(
                 as_case(prediction, case).numpy(), as_case(target, case).numpy(), spacing=case.spacing, names=metrics
             )
             scores += [(case.id, *score) for score in scored]
-        return scores
+            gates += [(case.id, layer, member, value) for (layer, member), value in shares.items()]
+        return scores, gates
 
     def predict(
         self,
@@ -114,24 +160,47 @@ class Federation:
         cases: Sequence[Case] | None = None,
         *,
         read: Callable[[Tensor, int], Tensor] = masks,
-    ) -> Iterator[tuple[Case, Tensor]]:
-        """(case, planes [slices, K, H, W]) of a site's pictures; nothing where there is no model for the site.
+        experts: Mapping[str, Expert] | None = None,
+    ) -> Iterator[Predicted]:
+        """The predictions for a site's pictures; nothing where there is no model for the site.
 
         read: logits [B, C, H, W] and the number of classes K -> planes [B, K, H, W], of one byte a pixel.
         """
-        bench = self.fleet.workbench
-        learnt = Learnt(server, bench.network, bench.resident, self.fleet.memories.get(name, {}), self.kept)
         unlabelled = pictures.unlabelled()
+        learnt = self.learnt(server, name, num_classes=pictures.num_classes, experts=experts)
         model = predictor.prepare(learnt, unlabelled)
         if model is None:
             return
-        planes = partial(self._planes, model, pictures.num_classes, read)
-        bench.network.eval()
         for group in batches_of_cases(cases or unlabelled.cases, pictures.size is not None, self.batch_size):
             indices = [index for case in group for index in case.indices]
-            parts = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
-            found = torch.cat([planes(unlabelled.images(part)) for part in parts])
-            yield from zip(group, found.split([len(case.indices) for case in group]), strict=True)
+            planes, gates = [], []
+            for start in range(0, len(indices), self.batch_size):
+                images = unlabelled.images(indices[start : start + self.batch_size])
+                planes.append(self._planes(model, pictures.num_classes, read, images))
+                gates.append(model.gates.float().cpu() if isinstance(model, Mixture) else torch.empty(len(images), 0))
+            sizes = [len(case.indices) for case in group]
+            parts = zip(group, torch.cat(planes).split(sizes), torch.cat(gates).split(sizes), strict=True)
+            yield from (Predicted(case, found, shares(model, gate.mean(0))) for case, found, gate in parts)
+
+    def learnt(
+        self, server: Server, name: str, *, num_classes: int, experts: Mapping[str, Expert] | None = None
+    ) -> Learnt:
+        """What there is at a site to predict with; the resident network is in evaluation mode."""
+        bench = self.fleet.workbench
+        bench.network.eval()
+        return Learnt(
+            server,
+            bench.network,
+            bench.resident,
+            self.fleet.memories.get(name, {}),
+            self.kept,
+            experts or {},
+            site=name,
+            num_classes=num_classes,
+            seed=self.sampling.seed,
+            batch_size=self.batch_size,
+            lend=bench.lend,
+        )
 
     @torch.inference_mode()
     def _planes(self, model: Model, num_classes: int, read: Callable[[Tensor, int], Tensor], images: Tensor) -> Tensor:
@@ -140,18 +209,30 @@ class Federation:
         return read(model(images), num_classes).cpu()
 
 
+def shares(model: Model, gates: Tensor) -> dict[tuple[str, str], float]:
+    """By layer and member, the gates [layers, members] of a case; none where the model is no mixture."""
+    if not isinstance(model, Mixture):
+        return {}
+    return {
+        (layer, member): gates[row, column].item()
+        for row, layer in enumerate(model.layers)
+        for column, member in enumerate(model.members)
+    }
+
+
+def enrolled(server: Server, clients: Mapping[str, Client]) -> Server:
+    """The server, told who its clients are, and which of the entries that it shares with them are buffers."""
+    buffers = next(iter(clients.values())).resident.buffers
+    return replace(server, clients=sorted(clients), buffers=[name for name in buffers if name in server.weights])
+
+
+def placed(server: Server, device: torch.device) -> Server:
+    """The server with its tensors where those of aggregates are; one that was saved comes back on the CPU."""
+    weights = {name: value.to(device) for name, value in server.weights.items()}
+    slots = {slot: {name: value.to(device) for name, value in each.items()} for slot, each in server.slots.items()}
+    return replace(server, weights=weights, slots=slots)
+
+
 def as_case(planes: Tensor, case: Case) -> Tensor:
     """[slices, K, H, W] -> [K, H, W] of a picture, [K, slices, H, W] of a volume."""
     return planes.transpose(0, 1) if case.is_volume else planes[0]
-
-
-def batches_of_cases(cases: Sequence[Case], has_one_size: bool, batch_size: int) -> Iterator[list[Case]]:
-    """Whole cases together, about `batch_size` pictures at once; one by one where sizes differ."""
-    group: list[Case] = []
-    for case in cases:
-        group.append(case)
-        if not has_one_size or sum(len(case.indices) for case in group) >= batch_size:
-            yield group
-            group = []
-    if group:
-        yield group

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -15,15 +16,18 @@ from fedlit.algorithms import Algorithm
 from fedlit.assembly import bind_network, first_network, kept_entries, predictors
 from fedlit.checkpoint import kept_name, read_state
 from fedlit.client import Resident
-from fedlit.config import build
-from fedlit.data.reading import Picture
+from fedlit.config import build, shipped
+from fedlit.data.pictures import Case, Unlabelled
+from fedlit.data.reading import Picture, read_image
 from fedlit.data.request import channels_first
 from fedlit.data.source import Manifest
 from fedlit.errors import BadInput
-from fedlit.experiment import check_origin
+from fedlit.messages import Expert
 from fedlit.prediction import Learnt, Model, Predictor
+from fedlit.provenance import check_origin
 from fedlit.record import Record
 from fedlit.rundir import RunDirectory
+from fedlit.sharing import load_experts
 from fedlit.weights import sha256
 
 
@@ -38,19 +42,28 @@ class Finished:
 
     def images(self, picture: Picture) -> Tensor:
         """A decoded file as the network wants it: float32 [D, C, H, W] in [0, 1]."""
-        array = self.source.preparation().image(picture)
-        return channels_first((array / np.iinfo(array.dtype).max).astype(np.float32))
+        return prepared_images(self.source, picture)
 
 
-def open_model(run_dir: Path, *, site: str | None = None, model: str | None = None) -> Finished:
+def prepared_images(source: Manifest, picture: Picture) -> Tensor:
+    """A decoded file as a network wants it: float32 [D, C, H, W] in [0, 1]."""
+    array = source.preparation().image(picture)
+    return channels_first((array / np.iinfo(array.dtype).max).astype(np.float32))
+
+
+def open_model(
+    run_dir: Path, *, site: str | None = None, model: str | None = None, files: Sequence[Path] = ()
+) -> Finished:
     """The model of a run's kept round.
 
     Args:
         site: whose kept entries or personal model; needed where the run has such.
         model: `global`, `personal`, or a predictor that the run's config names; by default the one it was judged by.
+        files: the pictures of one hospital that it will predict, for a model that adapts to them.
 
     Raises:
-        BadInput: no finished run, no such site or model.
+        BadInput: no finished run, no such site or model, or a model that needs pictures or what members have not
+            shared.
     """
     directory = RunDirectory(run_dir)
     config = directory.read_config()
@@ -63,22 +76,79 @@ def open_model(run_dir: Path, *, site: str | None = None, model: str | None = No
     if site is not None:
         check_site(directory, site)
     network = first_network(config, source)
-    check_origin(directory, {"network": sha256(network.state_dict())})
+    check_origin(directory.path, {"network": sha256(network.state_dict())})
     resident, memory = Resident(network), {} if site is None else state.memories.get(site, {})
-    learnt = Learnt(state.server, network, resident, memory, kept=kept_entries(config, resident))
-    prepared = predictor.prepare(learnt, None)
+    learnt = Learnt(
+        state.server,
+        network.eval(),
+        resident,
+        memory,
+        kept_entries(config, algorithm, resident),
+        shared_experts(directory, predictor, name),
+        site=site or "",
+        num_classes=len(source.classes),
+        seed=config.seed,
+        batch_size=config.batch_size,
+    )
+    prepared = predictor.prepare(learnt, pictures_of(source, files) if files else None)
     if prepared is None:
         whose = f"for {site}" if site else "that fits every site"
         raise BadInput(f"{run_dir} has no {name} model {whose}; name a member with --site")
     return Finished(network.eval(), prepared, source, describe(config, source, name, site, state.server.round))
 
 
+def shared_experts(directory: RunDirectory, predictor: Predictor, name: str) -> dict[str, Expert]:
+    """What members have shared with the run.
+
+    Raises:
+        BadInput: it is less than the predictor needs.
+    """
+    experts = load_experts(directory / "experts")
+    has = {"weights": bool(experts)}
+    has |= {"features": any(expert.slots for expert in experts.values())}
+    has |= {"scores": any("dice" in expert.scalars for expert in experts.values())}
+    if missing := [need for need in predictor.needs if not has[need]]:
+        raise BadInput(
+            f"{name} needs the members' {' and '.join(missing)}, which they have not shared with {directory.path}; "
+            f"let them: fedlit evaluate {directory.path} prediction={name} share_personal=true"
+        )
+    return experts
+
+
+def pictures_of(source: Manifest, files: Sequence[Path]) -> Unlabelled:
+    """Files as the pictures of one hospital; they are decoded when they are asked for, again each time."""
+    depths = [len(read_image(path).array) for path in files]
+    ends = [sum(depths[: place + 1]) for place in range(len(files))]
+    spans = [tuple(range(end - depth, end)) for end, depth in zip(ends, depths, strict=True)]
+    cases = [Case(str(path), span, str(path), is_volume=len(span) > 1) for path, span in zip(files, spans, strict=True)]
+    file_of = {
+        index: (path, place) for path, span in zip(files, spans, strict=True) for place, index in enumerate(span)
+    }
+
+    def images(indices: Sequence[int] | np.ndarray) -> Tensor:
+        found = [file_of[int(index)] for index in indices]
+        decoded = {path: prepared_images(source, read_image(path)) for path, _ in found}
+        return torch.stack([decoded[path][place] for path, place in found])
+
+    return Unlabelled(
+        cases, images, size=source.preparation().size, channels=source.channels, name="the given pictures"
+    )
+
+
 def named_predictor(config: DictConfig, name: str) -> Predictor:
-    """Raises BadInput where the run has none of this name."""
+    """The run's own of this name, else the shipped one.
+
+    Raises:
+        BadInput: there is neither.
+    """
     makers = predictors(config)
-    if name not in makers:
-        raise BadInput(f"--model={name}: allowed are {', '.join(makers)}")
-    return makers[name]()
+    if name in makers:
+        return makers[name]()
+    files = {path.stem: path for path in shipped("prediction/global").parent.glob("*.yaml")}
+    if name not in files:
+        raise BadInput(f"--model={name}: allowed are {', '.join([*makers, *sorted(files.keys() - makers.keys())])}")
+    node: Any = OmegaConf.load(files[name])
+    return build(node)
 
 
 def check_site(directory: RunDirectory, site: str) -> None:

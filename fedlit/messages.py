@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -19,12 +19,22 @@ class Server:
     """Everything the server remembers.
 
     `weights` are the shared entries: trained parameters and, unless kept local, float buffers.
+
+    Args:
+        clients: the names of all clients, in a round's cohort or not.
+        buffers: the entries that are no parameters: they are averaged, and no step is taken along them.
     """
 
     weights: Weights
     round: int = 0
     slots: Slots = field(default_factory=dict)
     scalars: Mapping[str, float] = field(default_factory=dict)
+    clients: Sequence[str] = ()
+    buffers: Sequence[str] = ()
+
+    def trained(self, weights: Weights) -> dict[str, Tensor]:
+        """The parameters among shared entries."""
+        return {name: value for name, value in weights.items() if name not in self.buffers}
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,19 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Expert:
+    """What a member shares once, after the kept round, where the experiment says so: its personal model.
+
+    `slots["features"]` may hold statistics of its pictures; `scalars["dice"]` how its model does on validation cases.
+    """
+
+    client: str
+    weights: Weights
+    slots: Slots = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Report:
     """What the server keeps of one update beside the aggregate."""
 
@@ -72,7 +95,7 @@ class Aggregate:
     dropped: Mapping[str, str] = field(default_factory=dict)
 
 
-Record = TypeVar("Record", Server, Broadcast, Update, Aggregate)
+Record = TypeVar("Record", Server, Broadcast, Update, Expert, Aggregate)
 
 
 def tensors(message: Any) -> dict[str, Tensor]:

@@ -118,7 +118,7 @@ def exchanges(drawn: Sketch) -> tuple[Exchange, ...] | Unknown:
     first, num_rounds = drawn.first, drawn.config.num_rounds
     return known(
         f"{target(drawn.config.algorithm)} cannot be rehearsed without values",
-        lambda: tuple(rehearse(drawn.algorithm, drawn.clients, first, drawn.sampling, num_rounds)),
+        lambda: tuple(rehearse(drawn.algorithm, drawn.clients, first, drawn.sampling, num_rounds, drawn.channel)),
     )
 
 

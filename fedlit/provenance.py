@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from fedlit.errors import BadInput
 
 _SECRET = r"[\w.\-]*(?:token|passw(?:or)?d|secret)[\w.\-]*|[\w.\-]*key"
 PACKAGES = (
@@ -136,3 +139,19 @@ def _hardware() -> dict[str, Any]:
         "memory_gib": memory and round(memory, 1),
         "gpus": gpus or (["Apple GPU (MPS)"] if torch.backends.mps.is_available() else []),
     }
+
+
+CHANGED = {
+    "manifest": "the data have changed since {} was begun (manifest and files have another hash); bring them back",
+    "network": "the network's first weights are not those that {} was begun with: network.checkpoint names another "
+    "file, or another release of torch draws other numbers; bring them back",
+}
+
+
+def check_origin(run_dir: Path, fingerprints: Mapping[str, str]) -> None:
+    """Raises BadInput where a fingerprint is not the one that the run in `run_dir` was begun with."""
+    path = run_dir / "provenance.json"
+    begun = json.loads(path.read_text()) if path.exists() else {}
+    for name, value in fingerprints.items():
+        if begun.get(name, value) != value:
+            raise BadInput(f"{CHANGED[name].format(run_dir)}, choose another run_dir, or overwrite=true to start anew")

@@ -1,4 +1,4 @@
-"""The long result tables of a run: metrics.csv and cases.csv of a run directory."""
+"""The long result tables of a run: metrics.csv, cases.csv and routing.csv of a run directory."""
 
 from __future__ import annotations
 
@@ -41,21 +41,37 @@ class CaseRow(NamedTuple):
     value: float | None
 
 
+class GateRow(NamedTuple):
+    """A line of routing.csv: how much of one member went into one layer for one case. The key is all before `value`."""
+
+    round: int
+    site: str
+    case: str
+    model: str
+    split: str
+    layer: str
+    member: str
+    value: float
+
+
 class Record:
-    """metrics.csv and cases.csv of one run directory. One process writes at a time (the run's lock sees to that)."""
+    """The tables of one run directory. One process writes at a time (the run's lock sees to that)."""
 
     def __init__(self, run_dir: str | Path):
         self.run_dir = Path(run_dir)
         self._metrics = _Table(self.run_dir / "metrics.csv", MetricRow)
         self._cases = _Table(self.run_dir / "cases.csv", CaseRow)
+        self._gates = _Table(self.run_dir / "routing.csv", GateRow)
 
-    def add(self, rows: Iterable[MetricRow], cases: Iterable[CaseRow] = ()) -> None:
+    def add(self, rows: Iterable[MetricRow], cases: Iterable[CaseRow] = (), gates: Iterable[GateRow] = ()) -> None:
         """Append rows; a row whose key is there is replaced. Only that, or an earlier round, rewrites a file."""
+        self._gates.add(list(gates))
         self._cases.add(list(cases))
         self._metrics.add(list(rows))
 
     def truncate(self, after_round: int) -> None:
         """Remove what later rounds wrote, and all test scores, before a resumed run writes them again."""
+        self._gates.truncate(after_round)
         self._cases.truncate(after_round)
         self._metrics.truncate(after_round)
 
@@ -67,11 +83,15 @@ class Record:
         """Rows of cases.csv, likewise."""
         return self._cases.rows()
 
+    def gates(self) -> Iterator[GateRow]:
+        """Rows of routing.csv, likewise; none where no mixture was scored."""
+        return self._gates.rows()
+
 
 class _Table:
     """A CSV file of NamedTuples that appends where it can; it remembers only the last round, so memory stays flat."""
 
-    def __init__(self, path: Path, row_type: type[MetricRow] | type[CaseRow]):
+    def __init__(self, path: Path, row_type: type[MetricRow] | type[CaseRow] | type[GateRow]):
         self.path, self.row_type = path, row_type
         self.num_key = row_type._fields.index("value")
         self.header = ",".join("class" if name == "class_name" else name for name in row_type._fields) + "\n"
@@ -142,12 +162,12 @@ class _Table:
             file.write("".join(_line(row) for row in new.values()).encode())
         self.tail = None
 
-    def _parse(self, fields: list[str], number: int) -> MetricRow | CaseRow:
+    def _parse(self, fields: list[str], number: int) -> MetricRow | CaseRow | GateRow:
         try:
             cells: list[Any] = [int(fields[0]), *fields[1 : self.num_key]]
             value = fields[self.num_key]
-            if self.row_type is CaseRow:
-                return CaseRow._make([*cells, float(value) if value else None])
+            if self.row_type is not MetricRow:
+                return self.row_type._make([*cells, float(value) if value else None])
             return MetricRow._make([*cells, float(value) if value else math.nan, int(fields[-1])])
         except (ValueError, TypeError, IndexError):
             raise BadInput(
@@ -156,11 +176,11 @@ class _Table:
             ) from None
 
 
-def _stays(row: MetricRow | CaseRow, after_round: int) -> bool:
+def _stays(row: MetricRow | CaseRow | GateRow, after_round: int) -> bool:
     return row.round <= after_round and row.split != "test"
 
 
-def _line(row: MetricRow | CaseRow) -> str:
+def _line(row: MetricRow | CaseRow | GateRow) -> str:
     cells: list[object] = []
     for name, cell in zip(row._fields, row, strict=True):
         if name == "value":

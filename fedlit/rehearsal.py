@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fedlit.algorithms import Algorithm, Sampling
 from fedlit.client import Client
+from fedlit.data.pictures import Pictures
+from fedlit.federation import enrolled
 from fedlit.messages import Aggregate, Report, Server, Slots, size, tensors
+from fedlit.transforms import Channel
+from fedlit.weights import Weights
 
 REHEARSED = 3
 """Rounds after which every further one sends what the last did: whatever builds up is there by then."""
@@ -41,12 +46,26 @@ class Exchange:
 class Understudy(Client):
     """A client whose training changes nothing: it sends and remembers tensors of the right names and sizes."""
 
-    def _train(self, round: int, **openings: Callable) -> float:
+    def _train(self, round: int, **openings: Any) -> float:
+        return 0.0
+
+    def validation_loss(self, weights: Weights) -> float:
+        return 0.0
+
+    def loss_over(self, pictures: Pictures) -> float:
+        return 1.0
+
+    def distance(self, start: Weights) -> float:
         return 0.0
 
 
 def rehearse(
-    algorithm: Algorithm, clients: Mapping[str, Client], first: Server, sampling: Sampling, num_rounds: int
+    algorithm: Algorithm,
+    clients: Mapping[str, Client],
+    first: Server,
+    sampling: Sampling,
+    num_rounds: int,
+    channel: Channel | None = None,
 ) -> list[Exchange]:
     """The first rounds of a run, at most REHEARSED; one of the understudies `clients` stands for all of its round.
 
@@ -55,7 +74,8 @@ def rehearse(
     """
     exchanges = []
     memory: Slots = {}
-    server = first
+    channel = channel or Channel()
+    server = enrolled(first, clients)
     while server.round < min(num_rounds, REHEARSED):
         cohort = algorithm.cohort(server, sorted(clients), sampling)
         broadcast = algorithm.broadcast(server)
@@ -63,9 +83,11 @@ def rehearse(
         client.memory = memory
         update, memory = algorithm.local_update(client, broadcast)
         num_sent = sum(value.numel() for value in tensors(update).values())
-        exchanges.append(Exchange(len(cohort), num_sent, size(update), size(broadcast)))
+        num_bytes = channel.num_bytes(update, client.resident.buffers, len(cohort))
+        bytes_down = size(broadcast) + channel.num_bytes_forwarded(len(cohort))
+        exchanges.append(Exchange(len(cohort), num_sent, num_bytes, bytes_down))
         reports = tuple(
-            Report(name, update.num_samples, size(update), seconds=1.0, scalars=update.scalars) for name in cohort
+            Report(name, update.num_samples, num_bytes, seconds=1.0, scalars=update.scalars) for name in cohort
         )
         aggregate = Aggregate(update.weights, update.slots, reports)
         server = replace(algorithm.server_update(server, aggregate), round=server.round + 1)

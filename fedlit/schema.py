@@ -58,10 +58,13 @@ class Experiment:
     algorithm: dict[str, Any] = MISSING
     start: dict[str, Any] | None = None  # how the first global model is made at the server
     prediction: dict[str, Any] = field(default_factory=dict)  # name -> node
+    transform: dict[str, Any] = field(default_factory=dict)  # name -> node: what happens to updates on their way
     metrics: dict[str, Any] = field(default_factory=lambda: {"_target_": "fedlit.metrics.Scoring"})
     activation: str = one_of("sigmoid", "softmax")
     unseen_sites: list[str] | None = None  # None: those the data have
     server_site: str | None = None
+    unseen_roots: list[str] = field(default_factory=list)  # further folders with a manifest: all their sites are unseen
+    share_personal: bool = False  # members send their personal models once, after the kept round
     # rounds
     num_rounds: int = at_least(1)
     clients_per_round: int | None = at_least(1, None)
@@ -107,7 +110,10 @@ KEYS = tuple(each.name for each in dataclasses.fields(Experiment))
 GROUPS = ("data", "network", "loss", "algorithm", "start", "optimizer", "schedule", "metrics")
 """Keys that hold one node."""
 
-NAMED_GROUPS = ("prediction", "loggers")
+INNER_GROUPS = {"algorithm": {"aggregate": "aggregation", "inner": "algorithm"}, "aggregation": {"rule": "aggregation"}}
+"""Arguments of a group's nodes that hold one node, and the group of that one."""
+
+NAMED_GROUPS = ("prediction", "transform", "loggers")
 """Keys that hold nodes by name."""
 
 EXCLUSIVE = (("clients_per_round", "fraction_train"), ("local_epochs", "local_steps"))
@@ -122,12 +128,19 @@ ALIASES = {
     "lr": "learning_rate client_lr local_learning_rate",
     "batch_size": "local_batch_size",
     "algorithm.mu": "mu proximal_mu",
+    "algorithm.pull": "ditto_lambda",
+    "algorithm.lr": "server_learning_rate server_lr",
+    "algorithm.momentum": "server_momentum",
+    "algorithm.beta1": "beta_1",
+    "algorithm.beta2": "beta_2",
+    "algorithm.q": "q_param",
 }
 OURS = {alias: ours for ours, aliases in ALIASES.items() for alias in aliases.split()}
 
 SYNONYMS = (
     *("mu proximal_mu", "lr learning_rate eta server_learning_rate", "beta1 beta_1", "beta2 beta_2"),
-    *("momentum server_momentum", "alpha partition_alpha"),
+    *("momentum server_momentum", "alpha partition_alpha alpha_coef", "q q_param", "temperature tau"),
+    "pull lambda lam lambda_ lamda ditto_lambda",
 )
 """Arguments of components that mean the same; whichever the component has is used."""
 

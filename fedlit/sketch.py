@@ -13,7 +13,15 @@ from torch import nn
 
 from fedlit import assembly, hardware
 from fedlit.algorithms import Algorithm, Sampling
-from fedlit.assembly import bind_network, first_server, kept_entries, load_sites, make_clients, participating
+from fedlit.assembly import (
+    admit_cohort,
+    bind_network,
+    first_server,
+    kept_entries,
+    load_sites,
+    make_clients,
+    participating,
+)
 from fedlit.client import Client, Resident, check_keep_local
 from fedlit.config import build
 from fedlit.data.outline import Outline
@@ -25,6 +33,7 @@ from fedlit.footprint import Numerics, Unknown, blank
 from fedlit.machine import resolve
 from fedlit.messages import Server
 from fedlit.rehearsal import Understudy
+from fedlit.transforms import Channel
 
 Found = TypeVar("Found")
 
@@ -56,6 +65,15 @@ class Sketch:
     @property
     def numerics(self) -> Numerics:
         return numerics(self.config, self.accelerator)
+
+    @property
+    def channel(self) -> Channel:
+        return assembly.open_channel(self.config, self.algorithm, self.num_members)
+
+    @property
+    def num_members(self) -> int | None:
+        """How many clients there are; None where it is not known."""
+        return None if isinstance(self.outlines, Unknown) else len(self.clients)
 
     @property
     def sampling(self) -> Sampling:
@@ -105,7 +123,9 @@ def sketch(config: DictConfig) -> Sketch:
     stand_in = StandIn(source, anyone if isinstance(outlines, Unknown) else outlines)
     sites = load_sites(config, stand_in, open_display("", 0, is_shown=False))
     algorithm: Algorithm = build(config.algorithm)
-    participants = participating(config, algorithm, [site for site in sites.values() if site.role == "member"])
+    participants = participating(config, algorithm, sites.values())
+    if not isinstance(outlines, Unknown):
+        admit_cohort(config, algorithm, participants)
 
     def empty_network() -> nn.Module:
         network = blank(bind_network(config, source), numerics(config, accelerator))
@@ -116,7 +136,7 @@ def sketch(config: DictConfig) -> Sketch:
         clients = make_clients(config, participants, nn.Module(), (), Understudy)
         return Sketch(config, accelerator, source, outlines, algorithm, clients, network, network)
     resident = Resident(network)
-    keep_local = kept_entries(config, resident)
+    keep_local = kept_entries(config, algorithm, resident)
     check_keep_local(resident.entries, keep_local)
     clients = make_clients(config, participants, network, keep_local, Understudy)
     first = first_server(resident, keep_local)

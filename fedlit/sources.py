@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.errors import BadInput
-from fedlit.schema import EXCLUSIVE, GROUPS, NAMED_GROUPS, Problem, our_name
+from fedlit.schema import EXCLUSIVE, GROUPS, INNER_GROUPS, NAMED_GROUPS, Problem, our_name
 
 COMMAND_LINE = "command line"
 
@@ -116,7 +116,7 @@ class Reading:
         for one, other in (*EXCLUSIVE, *(pair[::-1] for pair in EXCLUSIVE)):
             if values.get(one) is not None and other not in values:
                 self.tree.pop(other, None)  # the later of two that exclude each other wins
-        for key in sorted(values, key=lambda key: "." in key):
+        for key in sorted(values, key=lambda key: key.count(".")):
             try:
                 self._assign(key, values[key], layer)
             except BadInput as error:
@@ -151,7 +151,11 @@ class Reading:
             if dropped:
                 how = f"{first}: {layer.origin} names its own _target_, so what it includes is dropped: {dropped}"
                 self.notices.append(how)
-        self.tree[first] = value if whole else _merged(old, value, first)
+        self.tree[first] = _merged(None if whole else old, value, first)
+
+
+class Replacing(dict):
+    """A node that a bare name stands for: nothing of what was there is left."""
 
 
 def _target(value: Any) -> str | None:
@@ -163,31 +167,51 @@ def _merged(old: Any, new: Any, key: str) -> Any:
         if max(map(int, new)) >= len(old):
             raise BadInput(f"{key} has {len(old)} items, counted from 0; there is no {key}.{max(map(int, new))}")
         return [_merged(item, new[str(i)], f"{key}.{i}") if str(i) in new else item for i, item in enumerate(old)]
-    if not isinstance(old, dict) or not isinstance(new, dict):
+    if not isinstance(new, dict):
         return new
+    if not isinstance(old, dict) or isinstance(new, Replacing):
+        old = {}
     return old | {name: _merged(old.get(name), value, f"{key}.{name}") for name, value in new.items()}
 
 
 def _expanded(group: str, value: Any, folder: Path) -> tuple[Any, bool]:
     """Bare names become the nodes of their files; and whether the value is to replace what was there."""
 
-    def is_name(value: Any) -> bool:
-        return isinstance(value, str) and value != "???" and not value.startswith("${")
-
     def read(name: str) -> dict[str, Any]:
-        file = _named(name, group, folder)
-        return _parsed(_text(file), _shown(file))
+        return _read(name, group, folder)
 
-    if group in GROUPS and is_name(value):
+    if group in GROUPS and _is_name(value):
         return read(value), True
     if group not in NAMED_GROUPS:
-        return value, False
+        return _inside(group, value, folder), False
     if isinstance(value, Mapping):
-        return {name: read(item) if is_name(item) else item for name, item in value.items()}, False
-    names = [value] if is_name(value) else value
-    if isinstance(names, list) and all(map(is_name, names)):
+        return {name: read(item) if _is_name(item) else item for name, item in value.items()}, False
+    names = [value] if _is_name(value) else value
+    if isinstance(names, list) and all(map(_is_name, names)):
         return {Path(name).stem: read(name) for name in names}, True
     return value, False
+
+
+def _inside(group: str, value: Any, folder: Path) -> Any:
+    """A node, in which bare names of inner nodes have become those."""
+    if not isinstance(value, Mapping):
+        return value
+    inner = {name: kind for name, kind in INNER_GROUPS.get(group, {}).items() if name in value}
+    return {**value} | {
+        name: Replacing(_read(value[name], kind, folder))
+        if _is_name(value[name])
+        else _inside(kind, value[name], folder)
+        for name, kind in inner.items()
+    }
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != "???" and not value.startswith("${")
+
+
+def _read(name: str, group: str, folder: Path) -> dict[str, Any]:
+    file = _named(name, group, folder)
+    return _parsed(_text(file), _shown(file))
 
 
 def flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -40,19 +40,31 @@ def site_metrics(cases: Iterable[CaseRow], roles: Mapping[str, str]) -> list[Met
 
 
 def summarise(
-    cases: Iterable[CaseRow], metrics: Iterable[MetricRow], *, round: int, model: str, split: str = "test"
+    cases: Iterable[CaseRow],
+    metrics: Iterable[MetricRow],
+    *,
+    round: int,
+    model: str,
+    elsewhere: str | None = None,
+    split: str = "test",
 ) -> dict[str, Any]:
     """The numbers of one round and model, the worst site first; Dice in 0..1, distances in the unit their metric names.
 
+    Sites that never trained have no personal model: where `model` has no row for one of them, that of the model
+    `elsewhere` stands.
+
     Returns worst_site, worst_dice, gap (best - worst), mean_dice, std_dice (population, over sites), all over the
     member sites (over what there is where there are none); unseen_worst_site, unseen_worst_dice, unseen_mean_dice where
-    sites are unseen; round, model, split; and sites, the worst first:
+    sites are unseen; round, model, split, model_elsewhere where it was needed; and sites, the worst first:
     {name: {role, metric: {mean, std (sample, over cases), ci_low, ci_high, num_cases, num_excluded}}}.
     The interval is a 95 % percentile bootstrap over cases, None for one case; num_excluded counts values, so up to one
     per class of a case.
     """
-    here = [row for row in cases if (row.round, row.model, row.split) == (round, model, split)]
-    roles = {row.site: row.role for row in metrics if (row.round, row.model, row.split) == (round, model, split)}
+    of_round = [row for row in metrics if (row.round, row.split) == (round, split)]
+    shown = {row.site: elsewhere for row in of_round if row.model == elsewhere and row.role != "member"}
+    shown |= {row.site: model for row in of_round if row.model == model}
+    roles = {row.site: row.role for row in of_round if shown.get(row.site) == row.model}
+    here = [row for row in cases if (row.round, row.split) == (round, split) and shown.get(row.site) == row.model]
     excluded = Counter((row.site, row.metric) for row in here if row.value is None or math.isnan(row.value))
     sites: dict[str, dict] = {site: {"role": role} for site, role in roles.items()}
     for (_, site, _, _, metric), means in case_means(here).items():
@@ -65,6 +77,8 @@ def summarise(
     ranked = [site for site in order if site in dice]
     main = [site for site in ranked if roles[site] == "member"] or ranked
     summary: dict[str, Any] = {"round": round, "model": model, "split": split}
+    if elsewhere in shown.values() and elsewhere != model:
+        summary["model_elsewhere"] = elsewhere
     if main:
         values = [dice[site] for site in main]
         summary |= {

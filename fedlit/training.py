@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -97,6 +97,7 @@ def fit(
     objective: Callable[[nn.Module, Batch], Tensor] | None = None,
     penalty: Callable[[nn.Module], Tensor] | None = None,
     correct: Callable[[nn.Module], None] | None = None,
+    trained: Collection[str] | None = None,
 ) -> float:
     """Train the resident network on the client's pictures for one round; returns the mean loss over pictures.
 
@@ -104,7 +105,9 @@ def fit(
         objective: (network, batch) -> the mean loss of a batch; by default the client's own. It calls `network` as
             given, so that gradients are shared among the processes of a group.
         penalty: network -> a scalar added to the loss of every step (FedProx).
-        correct: changes the gradients in place after the backward pass (SCAFFOLD).
+        correct: changes the gradients in place after the backward pass and before they are clipped (SCAFFOLD). With
+            16-mixed they are unscaled then, and NaN or Inf in a step that the scaler leaves out.
+        trained: names of the parameters that change, instead of all; float buffers always do (FedRep).
 
     Raises:
         ClientFailed: the loss is NaN or Inf.
@@ -112,13 +115,13 @@ def fit(
     bench, plan, site = client.workbench, client.plan, client.site
     assert bench is not None, "fit needs the workbench that a fleet lends"
     team, network, objective = bench.team, bench.synced, objective or client.objective
-    optimizer = client.make_optimizer(round)
+    optimizer = client.make_optimizer(round, trained)
     stepper: Any = bench.fabric.setup_optimizers(optimizer)
     load_loss_scale(bench.fabric, client.memory)
     steps = list(plan.requests(site, round))
     batches = bench.loader.batches(site.train, [team.part(request) for step in steps for request in step])
     losses, counts = [], []
-    if not network.training:
+    if not client.network.training:  # a team's wrapper has a flag of its own, which scoring leaves as it was
         network.train()
     for number, step in enumerate(steps):
         reseed(plan.step_seed(site, round, number, team.place), bench.fabric.device)
@@ -137,10 +140,12 @@ def fit(
             counts.append(team.num_own(request))
         if number == 0:
             team.check_reached(bench.resident.parameters)
+        if correct is not None or plan.gradient_clip is not None:
+            bench.fabric.strategy.precision.unscale_gradients(optimizer)  # once a step: 16-mixed refuses a second time
         if correct is not None:
             correct(client.network)
         if plan.gradient_clip is not None:
-            bench.fabric.clip_gradients(network, stepper, max_norm=plan.gradient_clip, error_if_nonfinite=False)
+            nn.utils.clip_grad_norm_(client.parameters_of(trained), plan.gradient_clip)
         stepper.step()
     team.align(bench.resident.buffers.values())
     if plan.optimizer_state == "keep":

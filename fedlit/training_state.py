@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from fedlit.errors import ClientFailed
 from fedlit.weights import Weights
 
-OF_TRAINING = ("optimizer", "loss_scale")
-"""Slots of a client's memory that go on with its training and are no part of its model."""
+OF_TRAINING = ("optimizer", "loss_scale", "unsent")
+"""Slots of a client's memory that go on with its training and sending, and are no part of its model."""
 
 
 def optimizer_state(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:

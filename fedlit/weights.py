@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -58,6 +59,11 @@ def zeros_like(weights: Weights) -> dict[str, Tensor]:
     return combine(torch.zeros_like, weights)
 
 
+def beside(weights: Weights, other: Weights) -> dict[str, Tensor]:
+    """The weights, each entry on the device of the other's of its name."""
+    return {name: value.to(other[name].device) for name, value in weights.items()}
+
+
 def to_cpu(weights: Weights) -> dict[str, Tensor]:
     return {name: value.cpu() for name, value in weights.items()}
 
@@ -103,6 +109,28 @@ def add_exactly(high: Tensor, low: Tensor, value: Tensor) -> Tensor:
     return total
 
 
+def flattened(weights: Weights) -> Tensor:
+    """All entries as one vector, of float32 or, where one of them is, of float64."""
+    parts = [value.detach().reshape(-1) for value in weights.values()]
+    flat = torch.cat(parts) if parts else torch.empty(0)
+    return flat.to(torch.promote_types(flat.dtype, torch.float32))
+
+
+def shaped(flat: Tensor, like: Weights) -> dict[str, Tensor]:
+    """A vector as named entries, of the names, shapes and dtypes of `like`."""
+    parts = flat.split([value.numel() for value in like.values()])
+    return {
+        name: part.to(value.dtype).reshape(value.shape) for (name, value), part in zip(like.items(), parts, strict=True)
+    }
+
+
+def check_finite(update: Tensor) -> None:
+    """Raises ClientFailed where an update, as one vector, holds NaN or Inf."""
+    # a sum is not finite where an element is not, and takes a twentieth of the time of isfinite().all()
+    if not update.sum(dtype=torch.promote_types(update.dtype, torch.float32)).isfinite():
+        raise ClientFailed("its update holds NaN or Inf; lower lr or set gradient_clip")
+
+
 class WeightedSum:
     """sum_k c_k w_k as a float64 vector and its compensation: order and grouping of the terms change nothing.
 
@@ -141,9 +169,7 @@ class WeightedSum:
             )
         if values:
             flat = torch.cat([values[name].detach().reshape(-1) for name in like])
-            # a sum is not finite where an element is not, and takes a twentieth of the time of isfinite().all()
-            if not flat.sum(dtype=torch.promote_types(flat.dtype, torch.float32)).isfinite():
-                raise ClientFailed("its update holds NaN or Inf; lower lr or set gradient_clip")
+            check_finite(flat)
             self._waiting.append((flat, coefficient))
         self.coefficient += coefficient
         if sum(flat.numel() for flat, _ in self._waiting) > MOST_WAITING:
@@ -154,19 +180,16 @@ class WeightedSum:
         self._settle()
         return self._high, self._low
 
-    def mean(self) -> dict[str, Tensor]:
-        """sum_k c_k w_k / sum_k c_k, in the terms' own dtypes."""
+    def mean(self, divisor: float | None = None) -> dict[str, Tensor]:
+        """sum_k c_k w_k / sum_k c_k, in the terms' own dtypes; or the sum by another divisor."""
         high, low = self.pair()
-        return self.shaped(((high + low) / self.coefficient).to(low.dtype))  # the form in which means are shared
+        divisor = self.coefficient if divisor is None else divisor
+        return self.shaped(((high + low) / divisor).to(low.dtype))  # the form in which means are shared
 
     def shaped(self, flat: Tensor) -> dict[str, Tensor]:
         """A vector as named entries, in the terms' own dtypes."""
         assert self.like is not None, "a mean of nothing"
-        parts = flat.split([like.numel() for like in self.like.values()])
-        return {
-            name: part.to(like.dtype).reshape(like.shape)
-            for (name, like), part in zip(self.like.items(), parts, strict=True)
-        }
+        return shaped(flat, self.like)
 
     def _allocate(self, like: Weights, device: torch.device) -> Weights:
         self.like = {name: torch.empty_like(value, device="meta") for name, value in like.items()}
@@ -192,6 +215,11 @@ def dumps(weights: Weights, header: Mapping | None = None) -> bytes:
     """The safetensors form, with `header` as JSON beside the tensors."""
     metadata = {"fedlit": json.dumps(header)} if header is not None else None
     return to_bytes({name: value.detach().cpu().contiguous() for name, value in weights.items()}, metadata)
+
+
+def loads(content: bytes) -> dict[str, Tensor]:
+    """The tensors of what `dumps` wrote."""
+    return from_bytes(content)
 
 
 def save(path: Path, weights: Weights, header: Mapping | None = None) -> None:

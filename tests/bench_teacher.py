@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fedlit.micro_sam import embedded_teacher
+from fedlit.micro_sam.drawing import SIZE
+from fedlit.micro_sam.prompts import box_of, jittered
+from fedlit.micro_sam.scenes import scene
 from fedlit.networks.prompting import prompted
 from fedlit.networks.sam import SAM
 from fedlit.teachers.priors import LEFT_LUNG, RIGHT_LUNG
-from fedlit.teaching import embedded_teacher
-from fedlit.teaching.drawing import SIZE
-from fedlit.teaching.prompts import box_of, jittered
-from fedlit.teaching.scenes import scene
 from tests.conftest import REAL_DATA
 
 DATA = REAL_DATA / "cxr_lungs"

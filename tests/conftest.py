@@ -140,17 +140,19 @@ def make_federation(
     world=None,
     processes_per_client=1,
     costs=None,
+    transforms=(),
     **training,
 ):
     """A federation, in this process unless `world` says more, and the server before the first round."""
     from fedlit.algorithms import Sampling
     from fedlit.client import Client, Resident
     from fedlit.data.loading import Loader
-    from fedlit.federation import Federation
+    from fedlit.federation import Federation, enrolled
     from fedlit.fleet import Fleet, Workbench
     from fedlit.losses import DiceBCE
     from fedlit.messages import Server
     from fedlit.training import LocalTraining
+    from fedlit.transforms import Channel
     from fedlit.weights import select
 
     training = {"optimizer": lambda parameters: torch.optim.Adam(parameters, lr=1e-2), "batch_size": 4} | training
@@ -172,11 +174,12 @@ def make_federation(
         costs=costs or {name: len(client.site.train) for name, client in clients.items()},
         scoring_costs={site.name: site.num_samples for site in sites},
         on_client_error=on_client_error,
+        channel=Channel(tuple(transforms)),
     )
     federation = Federation({site.name: site for site in sites}, fleet, sampling or Sampling(), tuple(keep_local))
     first = resident.read()
     shared = {name: first[name] for name in first.keys() - select(first, keep_local).keys()}
-    return federation, Server(shared)
+    return federation, enrolled(Server(shared), clients)
 
 
 def run_rounds(federation, server, num_rounds, algorithm=None):

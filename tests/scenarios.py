@@ -14,14 +14,40 @@ from pathlib import Path
 
 import torch
 
-from fedlit.aggregation import Mean
-from fedlit.algorithms import FedAvg, Local, Sampling
+from fedlit.aggregation import (
+    Bulyan,
+    FLTrust,
+    GeometricMedian,
+    Krum,
+    Mean,
+    Median,
+    MultiKrum,
+    NormClipping,
+    TrimmedMean,
+    UpdateGuard,
+)
+from fedlit.algorithms import (
+    APFL,
+    IOPFL,
+    Clock,
+    FedAvg,
+    FedBuff,
+    FedProx,
+    FedRep,
+    FrequencyMixing,
+    Local,
+    PFedMe,
+    Sampling,
+)
+from fedlit.attacks import ALittleIsEnough, Attacked
 from fedlit.errors import BadInput, ClientFailed
+from fedlit.fleet import rows
 from fedlit.metrics import Scoring
 from fedlit.networks import SAM, Adapters, DecoderOnly
 from fedlit.prediction import Global
 from fedlit.weights import save
 from tests.conftest import make_federation, make_network, make_site, make_world, run_rounds
+from tests.rounds import drawn, make_fleet, play
 
 
 def sites():
@@ -78,12 +104,12 @@ def with_sgd(world, team=1):
     return fedavg(world, team, optimizer=sgd, gradient_clip=1.0, accumulate_batches=2)
 
 
-def remembered(world, team=1):
+def remembered(world, team=1, algorithm=None):
     """What the clients of this process remember after two rounds that keep the optimizer's state."""
     federation, server = make_federation(
         sites(), world=world, processes_per_client=team, optimizer=sgd, optimizer_state="keep"
     )
-    run_rounds(federation, server, 2, Local())
+    run_rounds(federation, server, 2, algorithm or Local())
     memories = federation.fleet.memories
     return {
         f"{name}/{slot}/{entry}": value
@@ -91,6 +117,38 @@ def remembered(world, team=1):
         for slot, values in memory.items()
         for entry, value in values.items()
     }
+
+
+def personalised(world, team=1):
+    return remembered(world, team, IOPFL(inner=FedProx()))
+
+
+def mixture(world, team=1):
+    return remembered(world, team, APFL(alpha=0.3, alpha_lr=1e-3))
+
+
+def envelope(world, team=1):
+    return remembered(world, team, PFedMe(inner_steps=2))
+
+
+def in_turns(world, team=1):
+    """Head and body."""
+    options = {"optimizer": sgd, "keep_local": ["head.*"], "gradient_clip": 1.0}
+    federation, server = make_federation(sites(), world=world, processes_per_client=team, **options)
+    return dict(run_rounds(federation, server, 2, FedRep(head_epochs=1)).weights)
+
+
+def buffered(world, team=1):
+    """One update a round, of an older version of the model but for the first."""
+    algorithm = FedBuff(clock=Clock(seconds={"a": 1.0, "b": 1.5, "c": 2.5}, spread=0.1, dropout=0.1))
+    options = {"optimizer": sgd, "sampling": Sampling(clients_per_round=1)}
+    federation, server = make_federation(sites(), world=world, processes_per_client=team, **options)
+    return dict(run_rounds(federation, server, 5, algorithm).weights)
+
+
+def frequencies(world, team=1):
+    federation, server = make_federation(sites(), world=world, processes_per_client=team)
+    return dict(run_rounds(federation, server, 2, FrequencyMixing()).weights)
 
 
 def dropped(world, team=1, algorithm=None):
@@ -110,6 +168,48 @@ def dropped_for_nan(world, team=1):
 
 def dropped_of_rounded_shares(world, team=1):
     return dropped(world, team, Failing(aggregate=Mean(by="samples_rounded_as_released")))
+
+
+RULES = {
+    "median": Median(),
+    "trimmed": TrimmedMean(),
+    "krum": Krum(),
+    "multi_krum": MultiKrum(),
+    "bulyan": Bulyan(),
+    "geometric": GeometricMedian(),
+    "clipping": NormClipping(),
+    "clipped_median": NormClipping(1.5, rule=Median()),
+    "fltrust": FLTrust(),
+    "guard": UpdateGuard(num_deviations=0.5),
+    "clipping_guard": UpdateGuard("clip", num_deviations=0.5, rule=TrimmedMean()),
+}
+
+
+def robust(world, team=1):
+    """What every rule that compares updates makes of eight, which come in many small blocks."""
+    fleet, updates, found = make_fleet(world=world, processes_per_client=team), drawn(), {}
+    before = rows.SHORTEST, rows.ELEMENTS
+    rows.SHORTEST, rows.ELEMENTS = 3, 24
+    try:
+        for name, rule in RULES.items():
+            aggregate = play(fleet, rule, updates)
+            found |= {f"{name}/{entry}": value for entry, value in aggregate.weights.items()}
+            found[f"{name}/num_dropped"] = torch.tensor(len(aggregate.dropped))
+    finally:
+        rows.SHORTEST, rows.ELEMENTS = before
+    assert found["guard/num_dropped"] and not found["clipping_guard/num_dropped"]
+    return found
+
+
+def robust_in_one_block(world, team=1):
+    fleet = make_fleet(world=world, processes_per_client=team)
+    return dict(play(fleet, Bulyan(), drawn()).weights)
+
+
+def colluding(world, team=1):
+    algorithm = Attacked(aggregate=Krum(0), attack=ALittleIsEnough(1.0), malicious=("a", "c"))
+    federation, server = make_federation(algorithm.participants(sites()), world=world, processes_per_client=team)
+    return dict(run_rounds(federation, server, 2, algorithm).weights)
 
 
 def small_sam(tuning, **settings):
@@ -145,7 +245,7 @@ def scores(world, team=1):
         classes=["disc"],
         split="test",
     )
-    return {f"{row.site}/{row.case}/{row.metric}": torch.tensor(row.value, dtype=torch.float64) for row in rows}
+    return {f"{row.site}/{row.case}/{row.metric}": torch.tensor(row.value, dtype=torch.float64) for row in rows.cases}
 
 
 class Unreached(torch.nn.Module):
@@ -189,11 +289,17 @@ def in_sync(world, team):
 
 
 SIDE_BY_SIDE = (
-    *(fedavg, two_of_three, other_homes, with_sgd, remembered, dropped, dropped_late, dropped_for_nan),
+    *(fedavg, two_of_three, other_homes, with_sgd, remembered, personalised, dropped, dropped_late, dropped_for_nan),
     *(dropped_of_rounded_shares, scores, fedmsa, fedmsa_with_adam, cached_decoder),
+    *(robust, robust_in_one_block, colluding),
+    *(mixture, envelope, in_turns, buffered, frequencies),
 )
 WITH_BATCH_NORM = (batch_norm,)
-TOGETHER = (with_sgd, remembered, dropped, dropped_late, dropped_for_nan, scores, fedmsa, cached_decoder)
+TOGETHER = (
+    *(with_sgd, remembered, personalised, dropped, dropped_late, dropped_for_nan),
+    *(scores, fedmsa, cached_decoder, robust),
+    *(mixture, envelope, in_turns, buffered),
+)
 WORDS = (unreached, failing, in_sync)
 
 

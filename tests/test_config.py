@@ -113,7 +113,8 @@ def test_a_missing_file_lists_what_is_shipped(write):
         load("nothing")
     with pytest.raises(BadInput, match=r"parts/no\.yaml: no such file"):
         load(write(include=["parts/no.yaml"]))
-    assert "fedavg, fedprox, local" in problems("quickstart", "algorithm=fedx", "sead=1")["algorithm"]
+    listed = problems("quickstart", "algorithm=fedx", "sead=1")["algorithm"]
+    assert all(f" {name}," in listed for name in ("fedavg", "fedprox", "local"))
     with pytest.raises(BadInput, match=r"one node.*`algorithm: local`"):
         load(shipped("algorithm/local"))
 
@@ -240,7 +241,7 @@ WRONG = (
         ("data.root=${oc.env:NO_SUCH_VARIABLE}", "data.root"),
         ("seed=${nothing}", "seed"),
         ("seed=${run:ls}", "seed"),
-        ("algorithm.aggregate={by: size}", ""),
+        ("algorithm.aggregate={by: size}", "algorithm.aggregate.by"),
         ("algorithm.aggregate={_target_: HERE.Rule, by: size}", "algorithm.aggregate.by"),
         ("algorithm.aggregate={_target_: HERE.Rool}", "algorithm.aggregate"),
         ("algorithm.betas=[1]", "algorithm.betas"),
@@ -391,3 +392,29 @@ def test_a_saved_config_reads_back_as_it_was(write, tmp_path):
 def test_check_takes_a_config_made_in_python():
     assert not check(Loaded(OmegaConf.create(whole(name="here")))).problems
     assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
+
+
+def test_fields_of_an_arguments_default_can_be_changed_alone():
+    words = ["algorithm.aggregate.by=uniform", "prediction=[tent]", "prediction.tent.adaptation.passes=3"]
+    checked = check(load("quickstart", words))
+    assert not checked.problems
+    assert build(checked.config.algorithm).aggregate.by == "uniform"
+    assert build(checked.config.prediction.tent).adaptation.passes == 3
+
+
+@pytest.mark.parametrize(
+    "word, told",
+    [
+        ("algorithm.aggregate.bu=uniform", "Mean has no such argument"),
+        ("algorithm.aggregate.by=often", "expected Literal"),
+        ("algorithm.inner.mu=1", "has no such argument"),
+    ],
+)
+def test_what_they_do_not_have_is_refused(word, told):
+    problems = check(load("quickstart", [word])).problems
+    assert len(problems) == 1 and told in str(problems[0])
+
+
+def test_a_mapping_that_names_no_component_is_none():
+    (problem,) = check(load("quickstart", ["algorithm=iopfl", "algorithm.aggregate.by=uniform"])).problems
+    assert "expected" in str(problem) and "Aggregation" in str(problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from fedlit.config import check, load
 from fedlit.schema import NAMED_GROUPS
@@ -12,6 +13,7 @@ from tests.conftest import REAL_DATA, fedlit, write_manifest
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 WHOLE = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("papers/*.yaml")])
+INNER = {"aggregation": "algorithm.aggregate"}
 NODES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in ("base", "papers"))
 
 
@@ -32,7 +34,13 @@ def test_a_whole_experiment_passes_check_as_shipped(path):
 @pytest.mark.parametrize("path", NODES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_part_can_be_chosen_by_its_name(path):
     group, name = path.parent.name, path.stem
-    checked = check(load("quickstart", [f"{group}={name}"]))
+    if group in INNER:
+        checked = check(load("quickstart", [f"{INNER[group]}={name}"]))
+        assert not checked.problems and OmegaConf.select(checked.config, INNER[group])
+        return
+    shared = ["algorithm=iopfl", "share_personal=true"] if group == "prediction" else []
+    shared += ["algorithm.aggregate=uniform"] if group == "transform" else []
+    checked = check(load("quickstart", [f"{group}={name}", *shared]))
     assert not checked.problems
     assert checked.config[group][name] if group in NAMED_GROUPS else checked.config[group]
 

@@ -20,10 +20,12 @@ import fedlit.networks
 import fedlit.prediction
 from fedlit.aggregation import Aggregation
 from fedlit.algorithms import Algorithm
+from fedlit.client import Resident
 from fedlit.messages import Server, Update, header, restore, size, tensors
 from fedlit.prediction import Predictor
 from fedlit.weights import sha256
-from tests.conftest import make_federation, make_site, run_rounds
+from tests import rounds
+from tests.conftest import make_federation, make_network, make_site, run_rounds
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -45,13 +47,23 @@ def components(package, base: type) -> list[type]:
 ALGORITHMS = components(fedlit.algorithms, Algorithm)
 RULES = components(fedlit.aggregation, Aggregation)
 PREDICTORS = components(fedlit.prediction, Predictor)
-NEUTRAL = {"mu": 0.0}
-"""Hyper-parameters by name, at the value that switches their method off."""
 named = {"ids": lambda kind: kind.__name__}
 
 
-def federate(algorithm, sites, **options):
-    return make_federation(algorithm.participants(sites), **options)
+def federate(algorithm, sites, *, network=None, keep_local=(), **options):
+    network = network or make_network()
+    kept = [*keep_local, *algorithm.kept(Resident(network))]
+    return make_federation(algorithm.participants(sites), network=network, keep_local=kept, **options)
+
+
+def model_of(federation, server, name):
+    """What a client has learnt: its personal model, else the server's with what it keeps."""
+    memory = federation.fleet.memories.get(name, {})
+    return memory.get("personal", {**server.weights, **memory.get("kept", {})})
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.05)
 
 
 def everything(federation, server) -> str:
@@ -73,9 +85,10 @@ def test_a_component_is_a_frozen_value_with_a_docstring(kind):
         kind().anything = 1
 
 
-@pytest.mark.parametrize("kind", [*ALGORITHMS, *PREDICTORS], **named)
+@pytest.mark.parametrize("kind", [*ALGORITHMS, *RULES, *PREDICTORS], **named)
 def test_a_component_has_a_shipped_config(kind):
-    group = "algorithm" if issubclass(kind, Algorithm) else "prediction"
+    group = {Algorithm: "algorithm", Aggregation: "aggregation", Predictor: "prediction"}
+    group = next(name for base, name in group.items() if issubclass(kind, base))
     targets = [yaml.safe_load(path.read_text())["_target_"] for path in (CONFIGS / group).glob("*.yaml")]
     assert any(target.endswith(f".{kind.__name__}") for target in targets)
 
@@ -107,15 +120,29 @@ def test_the_order_of_clients_is_irrelevant(kind, sites):
 def test_one_client_is_plain_training(kind):
     """But for what pulls at it, a federation of one learns what FedAvg of one does: nothing but its own training."""
     site = make_site("a")
-    algorithm = kind(**{field.name: NEUTRAL[field.name] for field in dataclasses.fields(kind) if field.name in NEUTRAL})
+    algorithm = kind(**kind.neutral)
     federation, server = federate(algorithm, [site])
     after = run_rounds(federation, server, 1, algorithm)
     name = next(iter(federation.fleet.clients))
-    learnt = federation.fleet.memories.get(name, {}).get("personal", after.weights)
+    learnt = model_of(federation, after, name)
     plain, server = make_federation(
         [dataclasses.replace(site, seed_name=federation.fleet.clients[name].site.seed_name)]
     )
-    assert sha256(learnt) == sha256(run_rounds(plain, server, 1).weights)
+    for entry, value in run_rounds(plain, server, 1).weights.items():
+        torch.testing.assert_close(learnt[entry], value, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ALGORITHMS, **named)
+def test_identical_clients_are_one_client(kind):
+    """With its method switched off, to rounding, which Adam would amplify."""
+    same = [make_site(name, seed=1, seed_name="x") for name in ("a", "b", "c")]
+    algorithm = kind(**kind.neutral)
+    if algorithm.participants(same)[0].name == "pooled":
+        return  # one client with all pictures takes more steps
+    many, one = (federate(algorithm, some, optimizer=sgd) for some in (same, same[:1]))
+    learnt = [model_of(each[0], run_rounds(*each, 2, algorithm), "a") for each in (many, one)]
+    for entry, value in learnt[0].items():
+        torch.testing.assert_close(learnt[1][entry], value, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ALGORITHMS, **named)
@@ -146,9 +173,41 @@ def test_only_named_tensors_and_numbers_leave_a_site(kind, sites):
 
 @pytest.mark.parametrize("kind", RULES, **named)
 def test_a_rule_counts_every_update_positively(kind):
-    num_samples = {"a": 1, "b": 7, "c": 100}
+    num_samples = {name: 3 * place + 1 for place, name in enumerate(rounds.NAMES)}
     coefficient = kind().coefficients(num_samples)
-    assert all(coefficient(Update(name, count, {})) > 0 for name, count in num_samples.items())
+    assert all(coefficient(Update(name, count, {}, {}, {"loss": 1.0})) > 0 for name, count in num_samples.items())
+
+
+@pytest.mark.parametrize("kind", RULES, **named)
+def test_of_identical_updates_a_rule_makes_that_update(kind):
+    (update,) = rounds.drawn("a").values()
+    found = rounds.play(rounds.make_fleet(), kind(), dict.fromkeys(rounds.NAMES, update)).weights
+    for entry, value in update.items():
+        torch.testing.assert_close(found[entry], value, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", RULES, **named)
+def test_a_rule_changes_no_update_and_needs_no_order(kind):
+    updates = rounds.drawn()
+    before = {name: sha256(update) for name, update in updates.items()}
+    forwards, backwards = rounds.make_fleet(), rounds.make_fleet(rounds.NAMES[::-1])
+    backwards.clients = forwards.clients  # as many pictures each
+    found = rounds.play(forwards, kind(), updates)
+    other = rounds.play(backwards, kind(), dict(reversed(updates.items())), cohort=rounds.NAMES[::-1])
+    assert sha256(found.weights) == sha256(other.weights) and found.reports[0].client == other.reports[0].client == "a"
+    assert {name: sha256(update) for name, update in updates.items()} == before
+
+
+@pytest.mark.parametrize("kind", RULES, **named)
+def test_what_a_rule_makes_lies_among_the_updates(kind):
+    """Coordinate by coordinate, for updates that agree on their direction and their length."""
+    updates = rounds.drawn(size=0.02)
+    for update in updates.values():
+        update["conv"] = update["conv"] + 1
+    found = rounds.play(rounds.make_fleet(), kind(), updates).weights["conv"]
+    stacked = torch.stack([update["conv"] for update in updates.values()])
+    slack = 0.1 * (stacked.amax(0) - stacked.amin(0))  # for rules that make all equally long
+    assert (found >= stacked.amin(0) - slack).all() and (found <= stacked.amax(0) + slack).all()
 
 
 def test_networks_map_images_to_logits_of_their_size():

@@ -400,3 +400,17 @@ def test_a_dealt_manifest_loads_and_leaves_val_and_test_where_they_are(hospitals
             after.test.cases,
         )
     assert {case.id for case in plain[0].train.cases} != {case.id for case in mixed[0].train.cases}
+
+
+@pytest.mark.parametrize(
+    "share, words", [(0.0, "site a: no mask has any foreground"), (0.8, "fills 80%"), (0.3, None)], ids=str
+)
+def test_labels_that_look_wrong_are_remarked_and_not_refused(hospitals, share, words):
+    root, _ = hospitals
+    for path in (root / "masks").glob("a*"):
+        mask = np.zeros((20, 20), np.uint8)
+        mask.reshape(-1)[: round(400 * share)] = 255
+        save(path, mask)
+        save(root / "images" / path.name, np.arange(400).reshape(20, 20).astype(np.uint8) + np.uint8(int(path.stem[1])))
+    a, b = manifest(root).load()
+    assert b.remarks == () and [words in text for text in a.remarks] == ([True] if words else [])

@@ -156,8 +156,8 @@ def test_a_federation_scores_it(sites, as_volumes):
     federation, server = make_federation(sites)
     server = run_rounds(federation, server, 1)
     options = {"scoring": Scoring(), "classes": ("disc",), "split": "test"}
-    rows = federation.score({"global": Global()}, server, metrics=(*METRICS, *FEDFMS), **options)
-    plain = federation.score({"global": Global()}, server, metrics=METRICS, **options)
+    rows = federation.score({"global": Global()}, server, metrics=(*METRICS, *FEDFMS), **options).cases
+    plain = federation.score({"global": Global()}, server, metrics=METRICS, **options).cases
     assert sorted(row for row in rows if row.metric not in FEDFMS) == sorted(plain)
     network = federation.fleet.workbench.network.eval()
     found = {(row.site, row.case, row.metric): row.value for row in rows}

@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
+from fedlit.micro_sam import embedded_teacher
+from fedlit.micro_sam.pretraining import Pretraining
 from fedlit.networks.prompting import prompted
 from fedlit.networks.sam import SAM
 from fedlit.networks.sam_checkpoint import file_sha256
-from fedlit.teaching import embedded_teacher
-from fedlit.teaching.pretraining import Pretraining
 from tests import bench_teacher
 from tests.bench_teacher import Cases, dice, ellipse, in_boxes
 

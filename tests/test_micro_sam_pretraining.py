@@ -16,15 +16,15 @@ from rich.console import Console
 from fedlit import weights
 from fedlit.__main__ import cli
 from fedlit.errors import BadInput, Stopped
+from fedlit.micro_sam.batches import Batches
+from fedlit.micro_sam.making import ORIGIN, WEIGHTS, make_teacher
+from fedlit.micro_sam.objective import objective
+from fedlit.micro_sam.pretraining import CHECKPOINT, Learner, Pretraining, pretrain
 from fedlit.networks.prompting import Prompted
 from fedlit.networks.sam import SAM
 from fedlit.networks.sam_checkpoint import file_sha256
 from fedlit.seeding import address
 from fedlit.stopping import heeding_signals
-from fedlit.teaching.batches import Batches
-from fedlit.teaching.making import ORIGIN, WEIGHTS, make_teacher
-from fedlit.teaching.objective import objective
-from fedlit.teaching.pretraining import CHECKPOINT, Learner, Pretraining, pretrain
 
 TINY = Pretraining(steps=4, batch_size=2, num_prompts=2, warmup=2)
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-import fedlit.teaching
-from fedlit.teaching.batches import LUNG_BOXES, Batches
-from fedlit.teaching.drawing import SIZE, blur, curve, fill, ring
-from fedlit.teaching.prompts import INSIDE, MOST_POINTS, NO_POINT, OUTSIDE, box_of, jittered, points_of
-from fedlit.teaching.scenes import KINDS, SMALLEST, scene
+import fedlit.micro_sam
+from fedlit.micro_sam.batches import LUNG_BOXES, Batches
+from fedlit.micro_sam.drawing import SIZE, blur, curve, fill, ring
+from fedlit.micro_sam.prompts import INSIDE, MOST_POINTS, NO_POINT, OUTSIDE, box_of, jittered, points_of
+from fedlit.micro_sam.scenes import KINDS, SMALLEST, scene
 
 SCENES = [(kind, number) for kind in KINDS for number in range(6)]
 
@@ -168,7 +168,7 @@ def test_prior_boxes_hold_most_of_drawn_lungs():
 
 
 def test_scenes_share_no_code_with_the_phantom_and_open_no_picture():
-    folder = Path(fedlit.teaching.__file__).parent
+    folder = Path(fedlit.micro_sam.__file__).parent
     for path in folder.glob("*.py"):
         tree = ast.parse(path.read_text())
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedlit.weights import load
+from fedlit.weights import sha256 as weights_sha256
+
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -43,6 +46,27 @@ def test_two_processes_equal_one(config_file, tmp_path, fabric_run, algorithm, f
     assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
     for table in ("metrics.csv", "cases.csv"):
         assert (tmp_path / "one" / table).read_text() == (tmp_path / "two" / table).read_text()
+
+
+@pytest.mark.long
+def test_a_start_and_what_members_share_are_the_same_in_two_processes(config_file, tmp_path, fabric_run):
+    """The server's teaching, the members' personal models, and every predictor that is made of them."""
+    boxes = "{_target_: fedlit.teachers.PriorBoxes, boxes: {disc: [[0.2, 0.2, 0.8, 0.8]]}}"
+    teacher = f"start.teacher={{_target_: fedlit.teachers.Ellipses, prompts: {boxes}}}"
+    options = (config_file, "server_site=c", "start=distillation", teacher, "start.num_rounds=2", "num_rounds=2",
+               "algorithm=iopfl", "share_personal=true",
+               "prediction=[best_member,nearest_member,ensemble,tent,routing,routing_online]")  # fmt: skip
+    one = started(sys.executable, "launch/train.py", *options, f"run_dir={tmp_path / 'one'}")
+    assert one.returncode == 0, one.stderr
+    two = started(*fabric_run, *options, f"run_dir={tmp_path / 'two'}")
+    assert two.returncode == 0, two.stderr
+    assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
+    for table in ("metrics.csv", "cases.csv", "routing.csv"):
+        assert (tmp_path / "one" / table).read_text() == (tmp_path / "two" / table).read_text()
+    for path in ["initial.safetensors", *(each.name for each in (tmp_path / "one" / "experts").iterdir())]:
+        folder = "" if path.startswith("initial") else "experts"
+        one_file, two_file = (load(tmp_path / name / folder / path)[0] for name in ("one", "two"))
+        assert weights_sha256(one_file) == weights_sha256(two_file)
 
 
 @pytest.mark.long

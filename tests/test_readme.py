@@ -42,7 +42,7 @@ def test_the_commands_run_in_order(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("fedlit ")]
     lines = [line for line in lines if "devices=" not in line and "data.root=FOLDER" not in line]
-    assert len(lines) == 19
+    assert len(lines) == 23
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
         if words[0] in ("run", "check", "warm-start"):

@@ -17,7 +17,7 @@ from fedlit.files import write_json
 from fedlit.gallery import save_picture
 from fedlit.record import CaseRow, MetricRow, Record
 from fedlit.report import write_report
-from fedlit.report.pictures import _outline
+from fedlit.report.pictures import outline
 from fedlit.report.plots import draw_boxes, draw_curves
 from fedlit.report.reading import read_run
 from fedlit.report.svg import NARROW, WIDE
@@ -217,7 +217,7 @@ def test_an_outline_encloses_its_mask():
     plane = np.zeros((30, 50), dtype=bool)
     plane[0:12, 5:25] = True  # touches the border
     plane[20:24, 40:50] = True
-    path = _outline(plane, (50, 30))
+    path = outline(plane, (50, 30))
     area = 0.0
     for loop in path.split("Z")[:-1]:
         x, y = np.array(loop[1:].split(), dtype=float).reshape(-1, 2).T
@@ -225,7 +225,7 @@ def test_an_outline_encloses_its_mask():
         area += abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
     assert path.count("M") == 2
     assert area == pytest.approx(plane.sum(), abs=2), "but for the cut corners"
-    assert _outline(np.zeros((5, 5), dtype=bool), (5, 5)) == ""
+    assert outline(np.zeros((5, 5), dtype=bool), (5, 5)) == ""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; the page is not opened in a browser")

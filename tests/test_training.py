@@ -1,9 +1,11 @@
 """The local loop: batches by address, shares by pictures, and openings that see what they should."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from fedlit.errors import ClientFailed
 from fedlit.training import Cosine, LocalTraining, Step
@@ -107,6 +109,28 @@ def test_penalty_adds_to_the_gradient_and_correct_changes_it():
     assert sha256(after) == sha256({name: client.workbench.resident.first[name] for name in after})
 
 
+@pytest.mark.parametrize("gradient_clip", [None, 1e9])
+def test_correct_sees_the_gradients_that_the_loss_has_unscaled(gradient_clip):
+    """With 16-mixed the loss is multiplied by 65536 before the backward pass."""
+    from lightning.fabric import Fabric
+    from lightning.fabric.plugins import MixedPrecision
+    from lightning.fabric.plugins.environments import LightningEnvironment
+
+    from fedlit.fleet import World
+
+    def seen(world):
+        found = {}
+        keep = lambda network: found.update({name: each.grad.clone() for name, each in network.named_parameters()})  # noqa: E731
+        site = make_site("a", (4, 1, 1))
+        trained(site, openings={"correct": keep}, world=world, optimizer=sgd, gradient_clip=gradient_clip)
+        return found
+
+    precision = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    half = seen(World.of(Fabric(accelerator="cpu", devices=1, plugins=[precision, LightningEnvironment()]), None))
+    for name, value in seen(None).items():
+        torch.testing.assert_close(half[name], value, atol=2e-3, rtol=0.05)
+
+
 def test_objective_replaces_the_loss_and_gets_the_network_as_given():
     networks = []
 
@@ -192,3 +216,23 @@ def test_clients_that_share_a_scaler_have_each_their_own_loss_scale():
     assert loss_scale(fabric)["loss_scale"]["scale"] == 65536 and precision.scaler.scale(torch.tensor(1.0)) == 65536
     federation, _ = make_federation([make_site("a")])
     assert loss_scale(federation.fleet.workbench.fabric) == {}
+
+
+def test_a_network_that_was_scored_is_trained_in_training_mode(sites):
+    """Also where its wrapper, as that of a team, has a flag of its own."""
+
+    class Wrapper(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, image):
+            return self.module(image)
+
+    federation, server = make_federation(sites, network=make_network(dropout=0.5))
+    client, bench = federation.fleet.clients["a"], federation.fleet.workbench
+    client.workbench = replace(bench, synced=Wrapper(bench.network))
+    client.load(server.weights)
+    bench.network.eval()
+    client.fit(0)
+    assert client.network.training and client.network.dropout.training

@@ -1,18 +1,94 @@
-"""What an aggregation rule is: a weight for every update, or a function of all of them."""
+"""What an aggregation rule is: a weight for every update, or a choice among all of them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
 
+import torch
+from torch import Tensor
+
+from fedlit.errors import BadInput
 from fedlit.messages import Update
 
 Coefficient = Callable[[Update], float]
 """How much an update counts, before the coefficients of a round are divided by their sum. Above 0."""
 
+PerCoordinate = Callable[[Tensor], Tensor]
+"""[K, n] -> [n]: what becomes of n coordinates of K updates."""
+
+
+ROOT = "root_of_trust"
+"""The name of the client that trains on the server's own pictures, where the rule asks for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """The changes w_k - w that a round's updates ask for, from the weights w that were sent out.
+
+    Args:
+        names: K clients, in order.
+        coefficients: [K], float64, of the rule's `coefficients`.
+        gram: [K, K], float64: <w_k - w, w_j - w> over all that is sent, parameters and float buffers alike; 0 for a
+            rule that needs none. NaN or Inf in the row and the column of an update that is not finite.
+    """
+
+    names: tuple[str, ...]
+    coefficients: Tensor
+    gram: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def norms(self) -> Tensor:
+        """|w_k - w|, [K]."""
+        return self.gram.diagonal().sqrt()
+
+    def squared_distances(self) -> Tensor:
+        """|w_k - w_j|^2, [K, K]."""
+        squares = self.gram.diagonal()
+        return (squares[:, None] + squares[None, :] - 2 * self.gram).clamp(min=0).fill_diagonal_(0)
+
+    def only(self, places: Tensor) -> Differences:
+        """Those at some places."""
+        names = tuple(self.names[place] for place in places.tolist())
+        return Differences(names, self.coefficients[places], self.gram[places][:, places])
+
+    def scaled(self, scales: Tensor) -> Differences:
+        """Each times a number."""
+        return Differences(self.names, self.coefficients, self.gram * scales[:, None] * scales[None, :])
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What a rule makes of a round: the mean of w + s_k (w_k - w) with coefficients c_k, or its `per_coordinate` of
+    those with c_k above 0.
+
+    Args:
+        coefficients: c_k, [K], float64, 0 or more.
+        scales: s_k, [K], float64, 0 or more. Up to 1 a running variance stays positive.
+        dropped: the clients that are to count as failed, and why.
+        clipped: those whose change was made smaller, and why, where that is worth a warning.
+    """
+
+    coefficients: Tensor
+    scales: Tensor
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    clipped: Mapping[str, str] = field(default_factory=dict)
+
 
 class Aggregation(ABC):
-    """Makes one set of tensors of a round's updates; the fleet adds `coefficient(update) * update` as they come in."""
+    """Makes one set of tensors of a round's updates; the fleet adds `coefficient(update) * update` as they come in.
+
+    A rule that has to see all updates before it can say anything is a `Comparing` one.
+    """
+
+    @property
+    def needs_validation(self) -> bool:
+        """Clients are to report `validation_loss`: the mean loss of what they send over their validation pictures."""
+        return False
 
     @abstractmethod
     def coefficients(self, num_samples: Mapping[str, int]) -> Coefficient:
@@ -25,5 +101,67 @@ class Aggregation(ABC):
             num_samples: training pictures of every client of the cohort, by name.
 
         Raises:
-            BadInput: the rule has no coefficient above 0 for a client.
+            BadInput: the rule has no coefficient above 0 for a client, or is not defined for so few clients.
         """
+
+    @property
+    def needs_root(self) -> bool:
+        """The server's own site takes part in every round, as the client ROOT."""
+        return False
+
+    @property
+    def per_coordinate(self) -> PerCoordinate | None:
+        """How the chosen updates become one, where it is not their mean."""
+        return None
+
+    def choose(self, differences: Differences) -> Chosen:
+        """Which updates count, how much, and how far their changes are followed: all, where nothing is compared.
+
+        Raises:
+            BadInput: the rule is not defined for so few updates as are left of the round.
+            ClientFailed: the rule lets an update fail the round.
+        """
+        return weighted(differences, differences.coefficients)
+
+
+class Comparing(Aggregation):
+    """A rule that compares all updates of a round: by their inner products, or coordinate by coordinate, or both.
+
+    It acts on the weights of an update, parameters and float buffers alike, as differences from the weights that were
+    sent out. An update with slots is refused: they are no such differences. Memory grows with the number of clients,
+    and each process works on its own blocks of the model.
+    """
+
+    takes_any: ClassVar[bool] = False
+    """The rule judges updates with NaN or Inf itself; otherwise their clients have failed."""
+
+    @property
+    def needs_gram(self) -> bool:
+        """`choose` looks at the inner products."""
+        return True
+
+    @property
+    def least(self) -> tuple[int, str]:
+        """How many updates a round needs at least, and the reason."""
+        return 1, ""
+
+    def admit(self, num_updates: int) -> None:
+        """Raises BadInput where the rule is not defined for so few updates."""
+        least, reason = self.least
+        if num_updates < least:
+            raise BadInput(
+                f"algorithm.aggregate: {self} needs {least} updates a round or more ({reason}), and there are "
+                f"{num_updates}; assume fewer malicious clients, let more take part, or use another rule"
+            )
+
+    def coefficients(self, num_samples: Mapping[str, int]) -> Coefficient:
+        self.admit(len(num_samples))
+        return lambda update: 1.0
+
+    @abstractmethod
+    def choose(self, differences: Differences) -> Chosen: ...
+
+
+def weighted(differences: Differences, coefficients: Tensor) -> Chosen:
+    """The updates as they are, with these coefficients."""
+    return Chosen(coefficients, torch.ones_like(coefficients))

@@ -24,7 +24,9 @@ class Arriving(NamedTuple):
     messages: list[Any]
 
 
-def mean_of_all(total: WeightedSum, coefficients: Sequence[float], place: int) -> dict[str, Tensor]:
+def mean_of_all(
+    total: WeightedSum, coefficients: Sequence[float], place: int, divisor: float | None = None
+) -> dict[str, Tensor]:
     """sum_p sum_k c_k w_k / sum_p sum_k c_k over the processes p, in the terms' own dtypes, equal in every process.
 
     12 bytes an element travel to whom they are added up by, 4 bytes back. `total` is used up.
@@ -33,7 +35,9 @@ def mean_of_all(total: WeightedSum, coefficients: Sequence[float], place: int) -
         total: of this process, perhaps of no term.
         coefficients: of every process, in their order; 0 for one without terms.
         place: of this process among them.
+        divisor: of the sum; None for that of the coefficients, whose last bit may depend on who added what.
     """
+    divisor = sum(coefficients) if divisor is None else divisor
     high, low = total.pair()
     mean = low  # a block's mean comes back after its sum has gone
     rounds = blocks(high.numel(), len(coefficients))
@@ -42,7 +46,7 @@ def mean_of_all(total: WeightedSum, coefficients: Sequence[float], place: int) -
     for number, of_round in enumerate(rounds):
         block, pairs, messages = arriving.pop(0)
         _wait(messages)
-        _add_up((high[block], low[block]), pairs, sum(coefficients))
+        _add_up((high[block], low[block]), pairs, divisor)
         going += _send_means(mean, of_round, place, number)
         if (ahead := number + AHEAD) < len(rounds):
             arriving.append(_send_sums(high, low, rounds[ahead], coefficients, place, ahead))

@@ -7,20 +7,22 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lightning.fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedlit.display import Display, open_display
 from fedlit.errors import NO_CLIENTS_FAULT, ClientFailed, ProcessLost
-from fedlit.fleet.exchange import mean_of_all
+from fedlit.fleet.collecting import Collected, Outcome, collecting
+from fedlit.fleet.masked import Masked
 from fedlit.fleet.placement import desks, pack
 from fedlit.fleet.processes import raise_first, told
 from fedlit.fleet.team import Team
 from fedlit.fleet.world import World
-from fedlit.messages import Aggregate, Broadcast, Report, Slots, Update, restore, size, tensors
-from fedlit.weights import WeightedSum, Weights, to_cpu
+from fedlit.messages import Aggregate, Broadcast, Expert, Report, Slots, Update, header, restore, tensors
+from fedlit.transforms import Channel
+from fedlit.weights import dumps, loads, to_cpu
 
 if TYPE_CHECKING:
     from lightning.fabric.wrappers import _FabricModule
@@ -51,6 +53,19 @@ class Workbench:
     loader: Loader
     team: Team = field(default_factory=Team)
 
+    def lend(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+        """A network beside the resident one, on the same device and in the same precision, for as long as it is used.
+
+        Fabric would keep one that it sets up for ever.
+        """
+        network.to(self.fabric.device)
+
+        def model(images: Tensor) -> Tensor:
+            with self.fabric.autocast():
+                return network(images.to(next(network.parameters()).dtype)).float()
+
+        return model
+
 
 class Fleet:
     """Runs a function for clients, each on the team that is its home for the whole run, and shares the results.
@@ -63,6 +78,7 @@ class Fleet:
         scoring_costs: by site, what scoring it costs relative to others.
         on_client_error: `fail` the round, or `drop` the client from it.
         min_updates: a round from which clients were dropped fails with fewer (but never with a whole cohort).
+        channel: what happens to updates on their way.
         watch: is told of rounds and clients.
     """
 
@@ -76,6 +92,7 @@ class Fleet:
         scoring_costs: Mapping[str, float],
         on_client_error: Literal["fail", "drop"] = "fail",
         min_updates: int = 1,
+        channel: Channel | None = None,
         watch: Display | None = None,
     ):
         team = workbench.team
@@ -86,6 +103,7 @@ class Fleet:
         self.workbench = workbench
         self.on_client_error = on_client_error
         self.min_updates = min_updates
+        self.channel = channel or Channel()
         self.watch = watch or open_display("", 0, is_shown=False)
         self.memories: dict[str, Slots] = {}
         self.seconds_at_work = self.seconds_of_rounds = 0.0
@@ -103,11 +121,19 @@ class Fleet:
         return self.homes.get(name) == self.workbench.team.number
 
     def map(
-        self, local_update: LocalUpdate, cohort: Sequence[str], broadcast: Broadcast, rule: Aggregation
+        self,
+        local_update: LocalUpdate,
+        cohort: Sequence[str],
+        broadcast: Broadcast,
+        rule: Aggregation,
+        older: Mapping[str, Broadcast] | None = None,
     ) -> Aggregate:
         """Let every client of the cohort do its local update; returns what the rule makes of all updates.
 
         The result is equal in every process. What the clients remember is pending until `commit`.
+
+        Args:
+            older: what some clients have seen instead of `broadcast`.
 
         Raises:
             ClientFailed: in every process, if a client failed and the policy is `fail` or too few are left.
@@ -117,43 +143,67 @@ class Fleet:
         """
         start = time.perf_counter()
         coefficient = rule.coefficients({name: len(self.clients[name].site.train) for name in cohort})
+        for client in self.clients.values():
+            client.reports_validation = rule.needs_validation
         self.watch.round_started(broadcast.round + 1, cohort)
-        total, reports, failures, end = self._work(local_update, cohort, broadcast, coefficient)
+        collected = self._collecting(rule, coefficient, broadcast, cohort)
+        seen = dict.fromkeys(cohort, broadcast) | dict(older or {})
+        reports, failures, end = self._work(local_update, seen, broadcast.round + 1, collected)
         self.world.lookout.ends(f"sharing the updates of round {broadcast.round + 1}")
         if isinstance(end, ProcessLost):
             raise end  # the others would be waited for in vain
-        shared = self.world.share((reports, failures, end, total.like, total.coefficient))
-        raise_first(end for _, _, end, _, _ in shared)
+        shared = self.world.share((reports, failures, end, collected.part()))
+        raise_first(end for _, _, end, _ in shared)
         reports = sorted((report for part, *_ in shared for report in part), key=lambda report: report.client)
         failures = {name: failure for _, part, *_ in reversed(shared) for name, failure in sorted(part.items())}
         self._judge(failures, len(reports), broadcast.round + 1)
-        likes, coefficients = [like for *_, like, _ in shared], [coefficient for *_, coefficient in shared]
-        mean = self._mean(total, likes, coefficients)
+        outcome = collected.outcome([part for *_, part in shared])
+        reports = [report for report in reports if report.client not in outcome.dropped]
+        self._count(outcome, len(reports), broadcast.round + 1)
         self.seconds_of_rounds += time.perf_counter() - start
-        dropped = {name: reason for name, (reason, _) in sorted(failures.items())}
-        return replace(restore(Aggregate, {}, mean), reports=tuple(reports), dropped=dropped)
+        dropped = {name: reason for name, (reason, _) in failures.items()} | dict(outcome.dropped)
+        dropped = dict(sorted(dropped.items()))
+        aggregate = replace(restore(Aggregate, {}, outcome.tensors), reports=tuple(reports), dropped=dropped)
+        buffers = self.workbench.resident.buffers
+        return self.channel.receive(aggregate, broadcast, len(cohort), buffers, self._spread)
+
+    def _collecting(
+        self, rule: Aggregation, coefficient: Coefficient, broadcast: Broadcast, cohort: Sequence[str]
+    ) -> Collected:
+        """What the rule needs of the round's updates, or of their sum, where nothing else may be known."""
+        if self.channel.masking is None:
+            return collecting(rule, coefficient, broadcast, self.workbench.resident.buffers, self.world)
+        here = [name for name in cohort if self.lives_here(name) and self.workbench.team.is_first]
+        return Masked(self.channel.masking, coefficient, broadcast, self.world, here=here, num_clients=len(cohort))
+
+    def _spread(self, make: Callable[[], bytes]) -> bytes:
+        """The bytes that the first process makes, known in all."""
+        return self.world.spread(make() if self.is_first else b"", 0)
 
     def _work(
-        self, local_update: LocalUpdate, cohort: Sequence[str], broadcast: Broadcast, coefficient: Coefficient
-    ) -> tuple[WeightedSum, list[Report], dict[str, tuple[str, str]], BaseException | None]:
-        """The local updates of the clients that live here, one after the other.
+        self, local_update: LocalUpdate, seen: Mapping[str, Broadcast], round: int, collected: Collected
+    ) -> tuple[list[Report], dict[str, tuple[str, str]], BaseException | None]:
+        """The local updates of the clients that live here, one after the other, collected by the first of a team.
 
-        Returns, in the first process of a team, their sum and a report of each; the failures (reason and traceback by
-        client), and what ended the work.
+        Returns, in the first process of a team, a report of each; the failures (reason and traceback by client), and
+        what ended the work.
         """
-        team, total = self.workbench.team, WeightedSum()
+        team = self.workbench.team
         reports: list[Report] = []
         failures: dict[str, tuple[str, str]] = {}
+        buffers = self.workbench.resident.buffers
         self._pending = {}
-        for name in filter(self.lives_here, cohort):
+        for name in filter(self.lives_here, seen):
             client, start = self.clients[name], time.perf_counter()
             client.memory = self.memories.get(name, {})
-            self.world.lookout.begins(name, broadcast.round + 1)
+            self.world.lookout.begins(name, round)
             try:
-                update, memory = team.together(partial(local_update, client, broadcast), patience=ALONE)
-                team.together(partial(self._add, total, update, coefficient))
+                update, memory = team.together(partial(local_update, client, seen[name]), patience=ALONE)
+                send = partial(self.channel.send, update, seen[name], self.memories.get(name, {}), buffers, len(seen))
+                sent = team.together(send)
+                team.together(partial(self._add, collected, sent.update))
             except NO_CLIENTS_FAULT as error:  # the policy does not apply
-                return total, reports, failures, error
+                return reports, failures, error
             except Exception as error:
                 failed = told(error)
                 failures[name] = str(failed), "".join(failed.__notes__)
@@ -162,16 +212,17 @@ class Fleet:
                 continue
             seconds = time.perf_counter() - start
             self.seconds_at_work += seconds
+            memory = {**memory, **sent.memory}
             self._pending[name] = {slot: to_cpu(values) for slot, values in memory.items()}
             if team.is_first:
-                reports.append(Report(name, update.num_samples, size(update), seconds, update.scalars))
+                reports.append(Report(name, update.num_samples, sent.num_bytes, seconds, update.scalars))
                 self.watch.client_done(name, seconds, update.scalars["loss"])
-        return total, reports, failures, None
+        return reports, failures, None
 
-    def _add(self, total: WeightedSum, update: Update, coefficient: Coefficient) -> None:
+    def _add(self, collected: Collected, update: Update) -> None:
         """Count an update, which all processes of a team have, once."""
         if self.workbench.team.is_first:
-            total.add(tensors(update), coefficient(update))
+            collected.add(update)
 
     def _judge(self, failures: Mapping[str, tuple[str, str]], num_updates: int, round: int) -> None:
         """Raises ClientFailed where the failed clients are the round's end."""
@@ -182,19 +233,22 @@ class Fleet:
             failed.add_note(trace)  # where it happened, in whichever process
             raise failed
 
-    def _mean(
-        self, total: WeightedSum, likes: Sequence[Weights | None], coefficients: Sequence[float]
-    ) -> dict[str, Tensor]:
-        """The mean over the updates of all processes."""
-        if self.world.size == 1:
-            return total.mean()
-        if total.like is None:
-            like = next(like for like in likes if like is not None)
-            total = WeightedSum.zeros(like, self.workbench.fabric.device)
-        try:
-            return mean_of_all(total, coefficients, self.world.place)
-        except RuntimeError as error:
-            raise self.world.lookout.explain(error) from error
+    def _count(self, outcome: Outcome, num_updates: int, round: int) -> None:
+        """Forget what the clients that the rule has dropped remember of the round, and tell of those it has clipped.
+
+        Raises:
+            ClientFailed: too few updates are left.
+        """
+        for name, reason in outcome.clipped.items():
+            self.watch.warn(f"round {round}: {name} was clipped: {reason}")
+        for name in outcome.dropped:
+            self._pending.pop(name, None)
+        if outcome.dropped and num_updates < self.min_updates:
+            name, reason = min(outcome.dropped.items())
+            raise ClientFailed(
+                f"client {name!r} was dropped in round {round}: {reason}; {num_updates} updates are left, fewer than "
+                f"min_available_clients={self.min_updates}"
+            )
 
     def commit(self) -> None:
         """The round is complete: what its clients remember counts from now on."""
@@ -234,6 +288,26 @@ class Fleet:
         raise_first(end for _, end in shared)
         found = {name: value for part, _ in shared for name, value in part.items()}
         return {name: found[name] for name in names}
+
+    def gather(self, function: Callable[[str], Expert | None], names: Iterable[str]) -> dict[str, Expert]:
+        """The messages that `function(name)` makes at the desk of each name, known in every process; None is left out.
+
+        Structure travels as an object, tensors as their safetensors form. Raises as `each` does.
+        """
+        contents: dict[str, bytes] = {}
+
+        def opened(name: str) -> dict[str, Any] | None:
+            message = function(name)
+            if message is None:
+                return None
+            contents[name] = dumps(tensors(message))
+            return header(message)
+
+        headers = {name: found for name, found in self.each(opened, names).items() if found is not None}
+        return {
+            name: restore(Expert, found, loads(self.world.spread(contents.pop(name, b""), self.desks[name])))
+            for name, found in headers.items()
+        }
 
     def idle_fractions(self) -> list[float]:
         """By process: the share of the rounds' time in which it had no client to work for. Measured since the start."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from fedlit.errors import NO_CLIENTS_FAULT, ClientFailed
 from fedlit.fleet.lookout import Lookout
@@ -52,6 +53,35 @@ class Processes:
             dist.all_gather_object(values, value, group=self.lane)
         except RuntimeError as error:
             raise self.lookout.explain(error) from error
+        return values
+
+    def spread(self, content: bytes, source: int) -> bytes:
+        """The bytes that the process at place `source` has, known in all.
+
+        Raises:
+            ProcessLost: one of them has ended.
+        """
+        if self.size == 1:
+            return content
+        length = self.share(len(content))[source]
+        here = bytearray(content) if self.place == source else bytearray(length)
+        try:
+            dist.broadcast(torch.frombuffer(here, dtype=torch.uint8), source, group=self.lane)
+        except RuntimeError as error:
+            raise self.lookout.explain(error) from error
+        return bytes(here)
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """The sum over all processes of an int64 tensor on the CPU, modulo 2^64; `values` is used up.
+
+        Raises:
+            ProcessLost: one of them has ended.
+        """
+        if self.size > 1:
+            try:
+                dist.all_reduce(values, group=self.lane)
+            except RuntimeError as error:
+                raise self.lookout.explain(error) from error
         return values
 
     def together(self, function: Callable[[], Result], patience: float | None = None) -> Result:

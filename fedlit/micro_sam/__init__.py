@@ -1,5 +1,5 @@
 """How the micro SAM that ships with fedlit was made: it has learnt from drawn pictures alone."""
 
-from fedlit.teaching.embedded import embedded_teacher
+from fedlit.micro_sam.embedded import embedded_teacher
 
 __all__ = ["embedded_teacher"]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fedlit.micro_sam.drawing import SIZE, Random
+from fedlit.micro_sam.prompts import box_of, jittered, points_of
+from fedlit.micro_sam.scenes import Scene, scene
 from fedlit.seeding import address
-from fedlit.teaching.drawing import SIZE, Random
-from fedlit.teaching.prompts import box_of, jittered, points_of
-from fedlit.teaching.scenes import Scene, scene
 
 WEIGHTS = {"right lung": 4.0, "left lung": 4.0, "lungs": 1.0, "heart": 1.2, "body": 0.3}  # others 1
 LUNG_BOXES = {"right lung": (0.10, 0.12, 0.47, 0.86), "left lung": (0.53, 0.12, 0.90, 0.86)}

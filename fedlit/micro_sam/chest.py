@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedlit.teaching.chest_parts import bones, opacities, things, vessels
-from fedlit.teaching.drawing import SIZE, Numbers, Places, Plane, Random, blur, clouds, curve, fill, smooth
+from fedlit.micro_sam.chest_parts import bones, opacities, things, vessels
+from fedlit.micro_sam.drawing import SIZE, Numbers, Places, Plane, Random, blur, clouds, curve, fill, smooth
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from math import cos, sin
 
 import numpy as np
 
-from fedlit.teaching.drawing import Places, Plane, Random, blur, clouds, curve, fill, ring, smooth, strokes
+from fedlit.micro_sam.drawing import Places, Plane, Random, blur, clouds, curve, fill, ring, smooth, strokes
 
 Placed = Callable[[Places], Places]  # places of the chest -> places of the picture
 Place = tuple[float, float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedlit.teaching.drawing import SIZE, Plane, Random, blur, clouds
+from fedlit.micro_sam.drawing import SIZE, Plane, Random, blur, clouds
 
 
 def expose(random: Random, plane: Plane) -> Plane:

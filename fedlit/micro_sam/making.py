@@ -13,9 +13,9 @@ from rich.console import Console
 
 from fedlit import weights
 from fedlit.files import write_json
+from fedlit.micro_sam.pretraining import Learner, Pretraining, pretrain
 from fedlit.networks.sam_checkpoint import file_sha256
 from fedlit.stopping import heeding_signals
-from fedlit.teaching.pretraining import Learner, Pretraining, pretrain
 from fedlit.units import duration, megabytes
 
 WEIGHTS, ORIGIN = "micro_sam.safetensors", "micro_sam.json"
@@ -52,7 +52,7 @@ def origin(path: Path, learner: Learner, settings: Pretraining) -> dict:
         "bytes": path.stat().st_size,
         "parameters": sum(value.numel() for value in learner.average.values()),
         "what": "SAM micro, moving average of the weights, fp32, under the names of package segment-anything",
-        "learnt_from": "pictures drawn by fedlit.teaching.scenes; no real picture",
+        "learnt_from": "pictures drawn by fedlit.micro_sam.scenes; no real picture",
         "command": f"fedlit pretrain-teacher OUT --steps {settings.steps} --seed {settings.seed}",
         "settings": asdict(settings),
         "threads": torch.get_num_threads(),

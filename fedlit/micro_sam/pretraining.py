@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 from fedlit import stopping, weights
 from fedlit.errors import BadInput, Stopped
+from fedlit.micro_sam.batches import Batch, Batches
+from fedlit.micro_sam.objective import objective
 from fedlit.networks.prompting import prompted
 from fedlit.networks.sam import SAM
 from fedlit.seeding import address
-from fedlit.teaching.batches import Batch, Batches
-from fedlit.teaching.objective import objective
 
 CHECKPOINT = "checkpoint.safetensors"
 

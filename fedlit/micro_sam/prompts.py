@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedlit.teaching.drawing import Random
+from fedlit.micro_sam.drawing import Random
 
 MOST_POINTS = 3
 INSIDE, OUTSIDE, NO_POINT = 1, 0, -1

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedlit.micro_sam.chest import chest
+from fedlit.micro_sam.film import expose
+from fedlit.micro_sam.shapes import crowd, disc, general
 from fedlit.seeding import address
-from fedlit.teaching.chest import chest
-from fedlit.teaching.film import expose
-from fedlit.teaching.shapes import crowd, disc, general
 
 KINDS = {"chest": (chest, 0.8), "general": (general, 0.1), "disc": (disc, 0.06), "crowd": (crowd, 0.04)}
 """How each kind of scene is drawn, and its share."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedlit.teaching.drawing import Places, Plane, Random, blur, clouds, curve, fill, ring, strokes
+from fedlit.micro_sam.drawing import Places, Plane, Random, blur, clouds, curve, fill, ring, strokes
 
 Objects = dict[str, tuple[Plane, ...]]
 

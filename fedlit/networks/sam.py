@@ -107,6 +107,16 @@ class SAM(nn.Module):
         """Of the image encoder: the patches, each block, the neck."""
         return len(self.image_encoder.blocks) + 2
 
+    @property
+    def representation(self) -> nn.Module:
+        """The layer whose output says most about a whole picture: the end of the image encoder."""
+        return self.image_encoder.neck
+
+    @property
+    def classifier(self) -> nn.Module:
+        """What makes logits of features: the layers that turn the mask tokens into weights, or the layer after them."""
+        return self.head or self.mask_decoder.output_hypernetworks_mlps
+
     def forward(self, image: Tensor) -> Tensor:
         masks, _ = self.decode(self.encode(image))
         return self.as_large_as(image, masks[:, :1] if self.head is None else self.head(masks))

@@ -17,8 +17,8 @@ from fedlit.errors import BadInput
 from fedlit.networks.sam_architecture import SIZES
 from fedlit.units import megabytes
 
-EMBEDDED = Path(__file__).parents[1] / "teaching" / "micro_sam.safetensors"
-"""The micro SAM that ships with the package, learnt from drawn pictures alone; see `fedlit.teaching`."""
+EMBEDDED = Path(__file__).parents[1] / "micro_sam" / "micro_sam.safetensors"
+"""The micro SAM that ships with the package, learnt from drawn pictures alone; see `fedlit.micro_sam`."""
 
 ZIP = b"PK\x03\x04"  # torch.save since 1.6; it can be mapped into memory
 OLD = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before: a pickled magic number comes first

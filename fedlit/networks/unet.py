@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedlit.networks.amplitudes import AmplitudeNorm
+
 
 def _group_norm(channels: int) -> nn.GroupNorm:
     """Groups of 16 channels (Wu and He, ECCV 2018), or of the next width that divides the channels, or all if fewer.
@@ -49,7 +51,8 @@ class UNet(nn.Module):
     `base_channels` are doubled at each of the `depth` poolings. 32 and 4 make 7,762,465 parameters with one channel in
     and out, and 7,763,074 with 3 in and 2 out (about the 7.77 M that IOP-FL reports). Differences from the paper: zero
     padding, so that sizes are kept; a normalisation after each 3x3 convolution (`norm`: group, batch or instance).
-    `dropout` acts at the end of the contracting path, as in the paper.
+    `dropout` acts at the end of the contracting path, as in the paper. `amplitude_norm` is the number of frequencies
+    whose amplitudes a first layer makes alike in all pictures (HarmoFL); None: no such layer.
     Raises ValueError on an argument that is not allowed.
     """
 
@@ -62,6 +65,7 @@ class UNet(nn.Module):
         depth: int = 4,
         norm: str = "group",
         dropout: float = 0.0,
+        amplitude_norm: int | None = None,
     ):
         super().__init__()
         sizes = dict(in_channels=in_channels, out_channels=out_channels, base_channels=base_channels, depth=depth)
@@ -72,6 +76,9 @@ class UNet(nn.Module):
             raise ValueError(f"UNet: norm={norm!r} is not allowed; use one of {', '.join(NORMS)}")
         if not 0 <= dropout < 1:
             raise ValueError(f"UNet: dropout={dropout!r} is not allowed; use a share of at least 0 and below 1")
+        if amplitude_norm is not None and amplitude_norm < 0:
+            raise ValueError(f"UNet: amplitude_norm={amplitude_norm!r} is not allowed; use 0 or more, or null")
+        self.amplitude_norm = None if amplitude_norm is None else AmplitudeNorm(in_channels, amplitude_norm)
         widths = [base_channels * 2**level for level in range(depth + 1)]
         steps = list(pairwise(widths))  # (32, 64), (64, 128), ...
         self.stride = 2**depth
@@ -81,9 +88,19 @@ class UNet(nn.Module):
         self.decoders = nn.ModuleList(DoubleConv(2 * slim, slim, norm) for slim, _ in reversed(steps))
         self.head = nn.Conv2d(base_channels, out_channels, 1)
 
+    @property
+    def representation(self) -> nn.Module:
+        """The layer whose output says most about a whole picture: the end of the contracting path."""
+        return self.encoders[-1]
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The layer that makes logits of features."""
+        return self.head
+
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        x = _pad(image, self.stride)
+        x = _pad(image if self.amplitude_norm is None else self.amplitude_norm(image), self.stride)
         skips: list[Tensor] = []
         for encoder in self.encoders:
             x = encoder(F.max_pool2d(x, 2) if skips else x)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedlit.micro_sam.prompts import box_of
+from fedlit.micro_sam.scenes import scene
 from fedlit.teachers.prompts import Box, Prompt
 from fedlit.teachers.teacher import Teacher, Teaching
-from fedlit.teaching.prompts import box_of
-from fedlit.teaching.scenes import scene
 
 NUM_CHESTS, SEED = 200, 2**31 + 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedlit.teaching.batches import LUNG_BOXES
+from fedlit.micro_sam.batches import LUNG_BOXES
 
 RIGHT_LUNG, LEFT_LUNG = LUNG_BOXES["right lung"], LUNG_BOXES["left lung"]  # the patient's right: the picture's left
 

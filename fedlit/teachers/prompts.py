@@ -10,8 +10,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from fedlit.micro_sam.prompts import box_of
 from fedlit.teachers.priors import ANATOMIES
-from fedlit.teaching.prompts import box_of
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
