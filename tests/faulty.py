@@ -14,7 +14,7 @@ import torch
 
 from fedlit import checkpoint, client, federation, training
 from fedlit.__main__ import main
-from fedlit.fleet import fleet
+from fedlit.fleet import collecting, fleet
 
 torch.set_num_threads(1)
 where, what, round, place = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
@@ -48,16 +48,16 @@ def before(module, name):
     setattr(module, name, wrapped)
 
 
-def map_noting_the_round(self, local_update, cohort, broadcast, rule):
+def map_noting_the_round(self, local_update, cohort, broadcast, *rest):
     now["round"] = broadcast.round + 1
-    return real_map(self, local_update, cohort, broadcast, rule)
+    return real_map(self, local_update, cohort, broadcast, *rest)
 
 
 real_map, fleet.Fleet.map = fleet.Fleet.map, map_noting_the_round
 before(*{
     "training": (training, "next_batch"),
     "forward": (client.Client, "objective"),
-    "sharing": (fleet, "mean_of_all"),
+    "sharing": (collecting, "mean_of_all"),
     "scoring": (federation.Federation, "_score_site"),
     "saving": (checkpoint.Checkpoints, "save"),
 }[where])  # fmt: skip

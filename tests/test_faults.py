@@ -142,7 +142,7 @@ def test_sigterm_to_every_process_is_heeded_at_once(whole, config, tmp_path):
         [*words, f"run_dir={run_dir}"], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,
     ) as job:  # fmt: skip
-        while not (run_dir / "checkpoint" / "round-00001.json").exists():
+        while job.poll() is None and not (run_dir / "checkpoint" / "round-00001.json").exists():
             time.sleep(0.05)
         time.sleep(1)  # process 0 is in its slow step of round 2, process 1 waits for it
         for process in processes_of(run_dir):
@@ -225,7 +225,7 @@ def test_a_second_run_on_a_directory_is_refused_while_the_first_is_at_work(whole
     with subprocess.Popen(
         [*words, f"run_dir={run_dir}"], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL
     ) as first:
-        while not (run_dir / "checkpoint" / "round-00001.json").exists():
+        while first.poll() is None and not (run_dir / "checkpoint" / "round-00001.json").exists():
             time.sleep(0.05)
         code, said, _ = run(config, run_dir)
         assert code == 2 and "another run is at work there" in said, said
