@@ -189,7 +189,7 @@ def collect(runs: Sequence[Path], out: Sequence[Path], metric: str, model: str |
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--site", help="The member whose own entries or personal model to use; needed where the run has some.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the masks.")
-@click.option("--model", help="global or personal; by default the one the run was judged by.")
+@click.option("--model", help="global, personal, or a predictor such as tent; by default what the run was judged by.")
 def predict(run_dir: Path, images: Sequence[Path], site: str | None, out: Path, model: str | None) -> None:
     """Write the masks of IMAGES as PNG files of the images' own size.
 
@@ -205,7 +205,7 @@ def predict(run_dir: Path, images: Sequence[Path], site: str | None, out: Path, 
 @run_argument
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--site", help="The member whose own entries or personal model to export.")
-@click.option("--model", help="global or personal; by default the one the run was judged by.")
+@click.option("--model", help="global, personal, or a predictor such as tent; by default what the run was judged by.")
 @click.option("--trained-only", is_flag=True, help="Leave out what was frozen: adapters alone are small.")
 def export(run_dir: Path, out: Path, site: str | None, model: str | None, trained_only: bool) -> None:
     """Write a finished run's model to the folder OUT: model.safetensors and model.json.

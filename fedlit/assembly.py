@@ -193,6 +193,11 @@ def further_sites(config: DictConfig, taken: Collection[str]) -> list[Site]:
         BadInput: a site has the name of another, or a folder cannot be read.
     """
     names, further = set(taken), []
+    if config.unseen_roots and "root" not in config.data:
+        raise BadInput(
+            f"unseen_roots={list(config.unseen_roots)} needs data that have a root, data=manifest; "
+            f"{config.data._target_} has none"
+        )
     for root in config.unseen_roots:
         source: Manifest = build({**config.data, "root": root})
         found = source.load_unseen()

@@ -18,7 +18,7 @@ from fedlit.metrics import Scoring
 from fedlit.prediction import Predictor
 from fedlit.record import MetricRow, Record
 from fedlit.rundir import RunDirectory
-from fedlit.sharing import bytes_shared, load_experts, save_experts, share
+from fedlit.sharing import beside, bytes_shared, load_experts, save_experts, share
 from fedlit.summary import site_metrics
 
 
@@ -70,6 +70,11 @@ class Examination:
         return never_train if self.shares_kept else []
 
     @property
+    def of_the_end(self) -> dict[str, Predictor]:
+        """Those that are scored on the kept round's test cases alone."""
+        return {name: predictor for name, predictor in self.predictors.items() if predictor.is_final}
+
+    @property
     def is_first(self) -> bool:
         return self.federation.fleet.is_first
 
@@ -82,8 +87,13 @@ class Examination:
         """Score and record the test cases of a state, with the predictors that are scored after every round."""
         self._test(state, record, self.of_rounds, {})
 
-    def test_finally(self, state: State, record: Record) -> dict[str, Any] | None:
+    def test_finally(
+        self, state: State, record: Record, before: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
         """Score and record the test cases of the kept state with all predictors.
+
+        Args:
+            before: what members have shared for this state already; what they share now is added to it.
 
         Returns what members shared for it, as JSON values; None where nobody needed anything.
         """
@@ -95,14 +105,22 @@ class Examination:
             self.federation.fleet.watch.warn(
                 f"the global model of {', '.join(without)} takes the mean over members of the entries that they keep"
             )
-        experts = self._share(state.server, needs) if needs else {}
-        self._test(state, record, self.predictors, experts)
+        experts = self._share(state.server, needs, keeps_old=before is not None) if needs else {}
+        for predictors in (self.of_rounds, self.of_the_end):  # what fails at the end loses nothing that came before
+            self._test(state, record, predictors, experts)
         if not needs:
-            return None
+            return None if before is None else dict(before)
+        old = before or {"members": [], "what": [], "for": [], "bytes_up": 0, "bytes_down": 0}
         up, down = bytes_shared(experts, needs)
         needing = [name for name, predictor in self.predictors.items() if predictor.needs]
         needing += [f"the global model of {name}" for name in without]
-        return {"members": [*experts], "what": sorted(needs), "for": needing, "bytes_up": up, "bytes_down": down}
+        return {
+            "members": sorted({*old["members"], *experts}),
+            "what": sorted({*old["what"], *needs}),
+            "for": list(dict.fromkeys((*old["for"], *needing))),
+            "bytes_up": old["bytes_up"] + up,
+            "bytes_down": old["bytes_down"] + down,
+        }
 
     def draw(self, state: State, record: Record) -> None:
         """Keep the best, the median and the worst test case of every site as pictures, or remove those there are."""
@@ -122,10 +140,11 @@ class Examination:
         experts = load_experts(self.run_dir / "experts") if self.without_kept else {}
         self.federation.fleet.each(partial(self._save_pictures, state.server, chosen, experts), sorted(chosen))
 
-    def _share(self, server: Server, needs: set[str]) -> dict[str, Expert]:
+    def _share(self, server: Server, needs: set[str], *, keeps_old: bool) -> dict[str, Expert]:
         experts = share(self.federation, server, needs, scoring=self.scoring, classes=self.classes)
         if self.is_first:
-            save_experts(self.run_dir / "experts", experts)
+            folder = self.run_dir / "experts"
+            save_experts(folder, beside(load_experts(folder), experts) if keeps_old else experts)
         return experts
 
     def _test(

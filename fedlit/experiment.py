@@ -111,10 +111,11 @@ class Experiment:
         state = self.checkpoints.kept()
         self.display.say(f"scoring {', '.join(self.examination.predictors)} at round {state.server.round}")
         record = Record(self.run_dir.path)
-        shared = self.examination.test_finally(state, record)
+        path = self.run_dir / "summary.json"
+        summary = json.loads(path.read_text()) if path.exists() else {}
+        shared = self.examination.test_finally(state, record, summary.get("shared"))
         self.examination.draw(state, record)
         if self.fleet.is_first:
-            path = self.run_dir / "summary.json"
             if shared is not None and path.exists():
                 write_json(path, json.loads(path.read_text()) | {"shared": shared})
             write_report(self.run_dir.path)

@@ -78,13 +78,14 @@ def open_model(
     network = first_network(config, source)
     check_origin(directory.path, {"network": sha256(network.state_dict())})
     resident, memory = Resident(network), {} if site is None else state.memories.get(site, {})
+    kept = kept_entries(config, algorithm, resident)
     learnt = Learnt(
         state.server,
         network.eval(),
         resident,
         memory,
-        kept_entries(config, algorithm, resident),
-        shared_experts(directory, predictor, name),
+        kept,
+        shared_experts(directory, predictor, name, has_personal="personal" in algorithm.models or bool(kept)),
         site=site or "",
         num_classes=len(source.classes),
         seed=config.seed,
@@ -97,12 +98,19 @@ def open_model(
     return Finished(network.eval(), prepared, source, describe(config, source, name, site, state.server.round))
 
 
-def shared_experts(directory: RunDirectory, predictor: Predictor, name: str) -> dict[str, Expert]:
+def shared_experts(
+    directory: RunDirectory, predictor: Predictor, name: str, *, has_personal: bool
+) -> dict[str, Expert]:
     """What members have shared with the run.
 
     Raises:
         BadInput: it is less than the predictor needs.
     """
+    if predictor.needs and not has_personal:
+        raise BadInput(
+            f"{name} needs the members' personal models, and this run's algorithm makes none; train with one that "
+            "does, such as algorithm=iopfl"
+        )
     experts = load_experts(directory / "experts")
     has = {"weights": bool(experts)}
     has |= {"features": any(expert.slots for expert in experts.values())}

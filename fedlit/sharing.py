@@ -120,6 +120,18 @@ def bytes_shared(experts: Mapping[str, Expert], needs: Collection[str]) -> tuple
     return up, up * len(experts) if "scores" in needs else 0
 
 
+def beside(old: Mapping[str, Expert], new: Mapping[str, Expert]) -> dict[str, Expert]:
+    """What members have shared of one state at one time and another."""
+    return {
+        name: replace(
+            expert,
+            slots={**(old[name].slots if name in old else {}), **expert.slots},
+            scalars={**(old[name].scalars if name in old else {}), **expert.scalars},
+        )
+        for name, expert in new.items()
+    }
+
+
 def save_experts(directory: Path, experts: Mapping[str, Expert]) -> None:
     """What the server was sent, one file a member, in the place of what was there."""
     files = {file_of(directory, name): expert for name, expert in experts.items()}

@@ -231,3 +231,16 @@ def test_unsure_pixels_do_not_count():
     before = predicted(learnt.network, images)
     assert torch.equal(predicted(SAR(margin=0.0).prepare(learnt, images), images), before)
     assert not torch.equal(predicted(SAR(margin=1.0).prepare(learnt, images), images), before)
+
+
+def test_where_a_channel_has_one_value_the_members_statistics_serve():
+    """One picture at a bottleneck of 1x1: batch statistics would be none."""
+    layer = torch.nn.BatchNorm2d(3)
+    layer.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    layer.running_var.copy_(torch.tensor([4.0, 1.0, 0.25]))
+    network = torch.nn.Sequential(layer).eval()
+    one, several = torch.randn(1, 3, 1, 1), torch.randn(2, 3, 4, 4)
+    wanted = network(one)
+    use_batch_statistics(network)
+    torch.testing.assert_close(network(one), wanted)
+    torch.testing.assert_close(network(several).mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)

@@ -1,5 +1,6 @@
 """Laws of routing: where it starts, what it never touches, whom it cannot tell apart; and what is refused."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -68,6 +69,14 @@ def mixed():
     return Mixed()
 
 
+@contextmanager
+def without_fast_path():
+    """As a routed network runs: torch's fast path through attention rounds otherwise."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
 def monai_unet():
     from monai.networks.nets import UNet
 
@@ -90,7 +99,7 @@ def test_it_starts_at_the_global_model_and_leaves_it(make):
     images, learnt = unlabelled(), at_site(make())
     before = state(learnt)
     at_rest = routing(replace(AT_REST, protocol="online")).prepare(learnt, images)
-    with torch.inference_mode():
+    with torch.inference_mode(), without_fast_path():
         assert torch.equal(at_rest(everything(images)[:1]), under_batch_statistics(learnt)(everything(images)[:1]))
         wanted = under_batch_statistics(learnt)(everything(images))
     torch.testing.assert_close(predicted(at_rest, images), wanted, atol=1e-4, rtol=1e-4)

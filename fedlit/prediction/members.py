@@ -35,6 +35,8 @@ def members(learnt: Learnt) -> list[Expert]:
                     f"the personal model of {name} is of another network: entry {entry} is {there} there and {here} "
                     "here; give the network that the members were trained with"
                 )
+        if not all(bool(value.isfinite().all()) for value in weights.values()):
+            raise BadInput(f"the personal model of {name} holds NaN or Inf; leave this member out, or train again")
     return [learnt.experts[name] for name in sorted(learnt.experts)]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlit.data.pictures import Unlabelled
@@ -25,13 +28,21 @@ def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
 def use_batch_statistics(network: nn.Module) -> dict[str, _BatchNorm]:
     """Let BatchNorm normalise with the batch's own statistics also in evaluation mode; returns these layers.
 
-    In evaluation mode SyncBatchNorm does so too, without asking another process.
+    In evaluation mode SyncBatchNorm does so too, without asking another process. Where a channel has a single value,
+    one picture at a bottleneck of 1x1, there are no statistics, and those of the training pictures serve.
     """
     layers = batch_norms(network)
     for layer in layers.values():
+        layer.forward = partial(_normalised, layer, layer.running_mean, layer.running_var)  # type: ignore[method-assign]
         layer.running_mean = layer.running_var = layer.num_batches_tracked = None
         layer.track_running_stats = False
     return layers
+
+
+def _normalised(layer: _BatchNorm, mean: Tensor | None, variance: Tensor | None, x: Tensor) -> Tensor:
+    if layer.running_mean is None and x.numel() == x.shape[1]:
+        return F.batch_norm(x, mean, variance, layer.weight, layer.bias, False, 0.0, layer.eps)
+    return type(layer).forward(layer, x)
 
 
 def settle(learnt: Learnt, network: nn.Module, layers: dict[str, _BatchNorm], images: Unlabelled) -> None:
@@ -45,6 +56,8 @@ def settle(learnt: Learnt, network: nn.Module, layers: dict[str, _BatchNorm], im
             model(images.images(batch).to(device))
     for name, moments in found.items():
         layer = layers[name]
+        if moments.count < 2:  # of one value there is no variance
+            continue
         dtype = torch.float32 if layer.weight is None else layer.weight.dtype
         layer.running_mean = moments.mean.to(device, dtype)
         layer.running_var = moments.variance(correction=1).to(device, dtype)

@@ -74,6 +74,11 @@ class RoutedLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name in ("weight", "bias"):
+                raise AttributeError(
+                    f"a routed layer has a {name} for each picture; a network that reads it past the layer's forward "
+                    "pass cannot be routed"
+                ) from None
             return getattr(super().__getattr__("layer"), name)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:

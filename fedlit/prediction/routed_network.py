@@ -37,7 +37,22 @@ def route(
                 routed[name] = _routed(child, entries, experts, form, pictures, address(*seed, name))
             parent._modules[place] = routed[name]
     network.register_forward_pre_hook(pictures)
+    avoid_fast_path(network)
     return routed
+
+
+def avoid_fast_path(network: nn.Module) -> None:
+    """While it runs there is no fast path through a Transformer's layer, which reads weights past the forward pass."""
+    was: list[bool] = []
+
+    def before(network: nn.Module, arguments: Any) -> None:
+        was.append(torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+
+    network.register_forward_pre_hook(before)
+    network.register_forward_hook(
+        lambda network, arguments, output: torch.backends.mha.set_fastpath_enabled(was.pop()), always_call=True
+    )
 
 
 def _routed(
@@ -61,6 +76,8 @@ class Routed:
         self.gates = torch.zeros(0, len(self.layers), len(self.members))
 
     def __call__(self, images: Tensor) -> Tensor:
+        for layer in self.routed.values():
+            layer.gates = None
         logits = self.model(images)
         self.gates = torch.stack([self._gates(layer, len(images)) for layer in self.routed.values()], dim=1)
         return logits
