@@ -150,8 +150,8 @@ def test_a_given_file_is_where_it_begins(experiment):
         (["start=given", "start.path=nothing.safetensors"], "nothing.safetensors: no such file"),
         (["start=supervised", "start.num_rounds=-1"], "num_rounds=-1 is not allowed"),
         (
-            ["start={_target_: fedlit.starts.Distillation, teacher: {size: micro}}"],
-            "is none; give a node with _target_",
+            ["start={_target_: fedlit.starts.Distillation, teacher: {shape: round}}"],
+            "SAMTeacher has no such argument",
         ),
     ],
 )
