@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,6 +86,15 @@ def config_file(tmp_path, disc_data) -> Path:
     path = tmp_path / "discs.yaml"
     path.write_text(f"{CONFIG}data.root: {disc_data}\nunseen_sites: [u]\nrun_dir: {tmp_path / 'run'}\n")
     return path
+
+
+def script(name: str):
+    """A file of the folder launch, as a module."""
+    path = Path(__file__).parents[1] / "launch" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def fedlit(*words) -> int:

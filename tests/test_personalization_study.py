@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
-FILE = Path(__file__).parents[1] / "launch" / "personalization_study.py"
+from tests.conftest import script
+
 ABOVE = {"global": 0.0, "personal": 0.02}
 """What a model has more than the global one."""
 
 
 @pytest.fixture
 def study():
-    spec = importlib.util.spec_from_file_location("personalization_study", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("personalization_study")
 
 
 @pytest.fixture

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from fedlit.config import check, load
-
-FILE = Path(__file__).parents[1] / "launch" / "robustness_study.py"
+from tests.conftest import script
 
 
 @pytest.fixture(scope="module")
 def study():
-    spec = importlib.util.spec_from_file_location("robustness_study", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("robustness_study")
 
 
 @pytest.fixture

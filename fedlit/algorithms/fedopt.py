@@ -69,8 +69,12 @@ class FedAdagrad(FedOpt):
 
 
 @dataclass(frozen=True)
-class FedAdam(FedOpt):
-    """v <- beta2 v + (1 - beta2) d^2."""
+class Decaying(FedOpt):
+    """An adaptive step whose v forgets.
+
+    Args:
+        beta2: decay of v.
+    """
 
     neutral: ClassVar[Mapping[str, float]] = {"beta1": 0, "beta2": 0.999999, "tau": 1e6, "lr": 2e6}
 
@@ -79,22 +83,19 @@ class FedAdam(FedOpt):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(beta2=(self.beta2, 0 <= self.beta2 < 1, "0 or more, below 1"))
+
+
+@dataclass(frozen=True)
+class FedAdam(Decaying):
+    """v <- beta2 v + (1 - beta2) d^2."""
 
     def second_moment(self, before: Tensor, square: Tensor) -> Tensor:
         return torch.lerp(square, before, self.beta2)
 
 
 @dataclass(frozen=True)
-class FedYogi(FedOpt):
+class FedYogi(Decaying):
     """v <- v - (1 - beta2) d^2 sign(v - d^2)."""
-
-    neutral: ClassVar[Mapping[str, float]] = {"beta1": 0, "beta2": 0.999999, "tau": 1e6, "lr": 2e6}
-
-    beta2: float = 0.99
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(beta2=(self.beta2, 0 <= self.beta2 < 1, "0 or more, below 1"))
 
     def second_moment(self, before: Tensor, square: Tensor) -> Tensor:
         return before - (1 - self.beta2) * square * torch.sign(before - square)
