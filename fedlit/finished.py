@@ -91,7 +91,8 @@ def open_model(
         seed=config.seed,
         batch_size=config.batch_size,
     )
-    prepared = predictor.prepare(learnt, pictures_of(source, files) if files else None)
+    is_asked = files and predictor.is_final  # the others look at no picture: theirs are decoded once, to be predicted
+    prepared = predictor.prepare(learnt, pictures_of(source, files) if is_asked else None)
     if prepared is None:
         whose = f"for {site}" if site else "that fits every site"
         raise BadInput(f"{run_dir} has no {name} model {whose}; name a member with --site")
