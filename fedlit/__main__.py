@@ -1,19 +1,22 @@
-"""The command line: runs from check to export, published weights, a teacher; `data_commands` holds those about data."""
+"""The command line: one run from check to export, published weights, a teacher.
+
+`data_commands` holds the commands about data, `study_commands` those about many runs.
+"""
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
 from fedlit import __version__
 from fedlit.data_commands import inspect, partition_command, prepare
+from fedlit.errors import BadInput
 from fedlit.outcome import EXIT_CODES, guarded, say
+from fedlit.study_commands import collect, compare, reproduce, submit
 
 overrides = click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 run_argument = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
@@ -66,8 +69,15 @@ def warm_start(config: str, overrides: Sequence[str]) -> None:
 @click.argument("config")
 @overrides
 def check(config: str, overrides: Sequence[str]) -> None:
-    """Report every problem of CONFIG at once, without touching a device or a picture."""
-    checked(config, overrides)
+    """Report every problem of CONFIG at once, without touching a device or a picture.
+
+    First those of its keys and values; where there are none, what does not fit together: members, network, algorithm.
+    """
+    from fedlit.config import refusal
+
+    result = checked(config, overrides)
+    if misfits := structure(result):
+        raise refusal(config, misfits)
     click.echo(f"{config}: no problem found")
 
 
@@ -88,11 +98,8 @@ def plan(config: str, overrides: Sequence[str], measure: bool) -> None:
 
     from fedlit.plan import plan as plan_of
     from fedlit.plan_table import plan_table
-    from fedlit.sketch import UNSET
 
-    result = checked(config, overrides)
-    planned = replace(result, unset=tuple(key for key in result.unset if key not in UNSET))
-    plan_table(plan_of(planned.require(), measured=measure), Console())
+    plan_table(plan_of(sketchable(checked(config, overrides)).require(), measured=measure), Console())
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -108,80 +115,6 @@ def evaluate(run_dir: Path, overrides: Sequence[str]) -> None:
     from fedlit import command
 
     command.evaluate(checked(run_dir / "config.yaml", [*overrides, f"run_dir={run_dir}"]).require())
-
-
-@cli.command(epilog=EXIT_CODES)
-@click.argument("config")
-@overrides
-@click.option("--nodes", type=click.IntRange(1), help="Machines.")
-@click.option("--gpus", type=click.IntRange(0), help="GPUs of a node, each with a process; 0 for none.")
-@click.option("--tasks", type=click.IntRange(1), help="Processes of a node without GPUs.")
-@click.option("--cpus", type=click.IntRange(1), help="Cores of a process.")
-@click.option("--time", help="Time limit, such as 4:00:00 or 1-12; the run stops 120 s before it, saved.")
-@click.option("--partition", help="Queue; by default the cluster's.")
-@click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B,...", help="A dimension of a grid (repeatable).")
-@click.option("--sbatch", "further", multiple=True, metavar="OPTION", help="Of sbatch, as --account=X (repeatable).")
-@click.option("--dry-run", is_flag=True, help="Print the script and the runs; submit and write nothing.")
-def submit(config: str, overrides: Sequence[str], sweeps: Sequence[str], dry_run: bool, **resources: Any) -> None:
-    """Hand a run of CONFIG to SLURM, or a grid of runs as one job array.
-
-    Checks every run first. What is not given stays as it is at the head of launch/slurm.sbatch. Each run of a grid
-    writes to a folder of its own in run_dir; gather them with collect.
-
-    \b
-    fedlit submit my.yaml --nodes 2 --gpus 4 --time 8:00:00 --partition gpu
-    fedlit submit my.yaml --sweep unseen_sites=all --sweep seed=0,1,2     leave every site out, three times
-    fedlit submit my.yaml algorithm=local --gpus 0 --tasks 4 --sbatch=--account=X --dry-run
-    """
-    from fedlit import slurm
-    from fedlit.sweep import grid
-
-    asked = slurm.Resources(**resources)
-    found = grid(config, overrides, sweeps)
-    for line in found.remarks:
-        say(line)
-    if dry_run:
-        click.echo(slurm.filled(found, asked))
-        for run in found.runs:
-            click.echo(shlex.join(("fedlit", "run", *run.words)))
-        return
-    number = slurm.submit(found, asked)
-    count = len(found.runs)
-    click.echo(f"job {number} with {count} run{'s' * (count > 1)}:")
-    for run in found.runs:
-        click.echo(f"  {run.run_dir}")
-
-
-@cli.command(epilog=EXIT_CODES)
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", multiple=True, type=click.Path(path_type=Path), help="FILE.csv, .md or .tex (repeatable).")
-@click.option("--metric", default="dice", show_default=True, help="As metrics.csv names it.")
-@click.option("--model", help="global, personal, ...; by default the one each run was judged by.")
-@click.option("--split", default="test", show_default=True, type=click.Choice(["val", "test"]), help="Which cases.")
-def collect(runs: Sequence[Path], out: Sequence[Path], metric: str, model: str | None, split: str) -> None:
-    """Gather finished runs into one table, mean and std over seeds, and name those that are missing.
-
-    RUNS are run directories, or folders of them. CSV has full precision; Markdown and LaTeX (booktabs) are rounded.
-
-    \b
-    fedlit collect runs/hospitals
-    fedlit collect runs/fedavg runs/local/* --metric hd95_mm --out table.csv --out table.tex
-    """
-    from rich.console import Console
-
-    from fedlit import collect as collecting
-    from fedlit import collected_table
-
-    for path in out:
-        collected_table.check_suffix(path)
-    found = collecting.collect(runs, metric=metric, model=model, split=split)
-    for line in found.missing:
-        say(f"not in the table: {line}")
-    table = collecting.tabulate(found.require())
-    collected_table.show(table, Console())
-    for path in out:
-        collected_table.write(table, path)
-        click.echo(path)
 
 
 @cli.command()
@@ -279,8 +212,30 @@ def checked(path: str | Path, overrides: Sequence[str]):  # -> config.Checked, i
     return result
 
 
-for data_command in (prepare, inspect, partition_command):
-    cli.add_command(data_command)
+def sketchable(result):
+    """The checked config, without those unset keys that a sketch does without."""
+    from fedlit.sketch import UNSET
+
+    return replace(result, unset=tuple(key for key in result.unset if key not in UNSET))
+
+
+def structure(result) -> list[str]:
+    """What does not fit together in a checked config; nothing where too much is left unset to tell."""
+    from fedlit.plan import exchanges
+    from fedlit.sketch import sketch
+
+    asked = sketchable(result)
+    if asked.unset:
+        return []
+    try:
+        exchanges(sketch(asked.require()))
+    except BadInput as error:
+        return str(error).splitlines()
+    return []
+
+
+for other_command in (prepare, inspect, partition_command, submit, collect, reproduce, compare):
+    cli.add_command(other_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

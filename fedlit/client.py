@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning
@@ -17,56 +17,14 @@ from fedlit.data.pictures import Pictures
 from fedlit.data.site import Site
 from fedlit.errors import BadInput
 from fedlit.messages import Slots, Update
+from fedlit.privacy import fitting
+from fedlit.resident import Resident
 from fedlit.training import Batch, LocalTraining, Request
 from fedlit.training_state import load_optimizer_state
 from fedlit.weights import Weights, select
 
 if TYPE_CHECKING:
     from fedlit.fleet import Workbench
-
-
-class Resident:
-    """The one network of a process, as a place to load weights into and read them from.
-
-    Its entries are the trained parameters and the floating-point buffers of its state dict; frozen parameters and
-    buffers that are not persistent (constants) are not touched. Integer buffers (counters) are set back to their first
-    value by every `load`: they are never sent and never averaged.
-    """
-
-    def __init__(self, network: nn.Module):
-        self.network = network
-        state = network.state_dict(keep_vars=True)
-        buffers = {name: value for name, value in network.named_buffers() if name in state}
-        self.parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
-        self.buffers = {name: value for name, value in buffers.items() if value.is_floating_point()}
-        self.entries = self.parameters | self.buffers
-        self.counters = {name: value for name, value in buffers.items() if not value.is_floating_point()}
-        self.first = self._copies(self.entries | self.counters)
-
-    def load(self, weights: Weights) -> None:
-        """Set every entry: to its value in `weights`, else to its first value.
-
-        Raises:
-            BadInput: `weights` holds an unknown entry or one of another shape.
-        """
-        for name, value in weights.items():
-            if name not in self.entries or value.shape != self.entries[name].shape:
-                here = f"of shape {tuple(self.entries[name].shape)}" if name in self.entries else "absent"
-                there = f"has shape {tuple(value.shape)}"
-                raise BadInput(f"these weights are of another network: entry {name} {there}, here it is {here}")
-        state = {**self.first, **weights}
-        with torch.no_grad():
-            torch._foreach_copy_([*self.entries.values()], [state[name] for name in self.entries])
-            for name, counter in self.counters.items():
-                counter.copy_(state[name])
-
-    def read(self) -> dict[str, Tensor]:
-        """A copy of every entry."""
-        return self._copies(self.entries)
-
-    @staticmethod
-    def _copies(values: Weights) -> dict[str, Tensor]:
-        return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in values.items()}
 
 
 class Client(lightning.LightningModule):
@@ -163,7 +121,7 @@ class Client(lightning.LightningModule):
             self.memory = {**self.memory, "kept": select(self.weights(), self.keep_local)}
 
     def _train(self, round: int, **openings: Any) -> float:
-        return training.fit(self, round, **openings)
+        return (training.fit if self.plan.privacy is None else fitting.fit)(self, round, **openings)
 
     def validation_loss(self, weights: Weights) -> float:
         """The mean loss over the site's validation pictures; these weights stay in the resident network."""
@@ -221,6 +179,8 @@ class Client(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
+        if self.plan.privacy is not None:
+            raise BadInput("privacy: lightning.Trainer adds no noise; train by `client.fit`, or without privacy")
         optimizer = self.make_optimizer(0)
         schedule = self.plan.schedule
         if schedule is None:
@@ -255,18 +215,3 @@ class _Rounds(Sampler):
 
     def __len__(self) -> int:
         return sum(1 for _ in iter(self))
-
-
-def check_keep_local(entries: Iterable[str], patterns: Sequence[str]) -> None:
-    """Raises BadInput where a pattern matches nothing, or all patterns together match everything."""
-    entries = {name: torch.empty(0) for name in entries}
-    for pattern in patterns:
-        if not select(entries, [pattern]):
-            some = ", ".join([*entries][:3])
-            raise BadInput(
-                f"keep_local: {pattern!r} matches none of the network's {len(entries)} entries, such as {some}"
-            )
-    if patterns and len(select(entries, patterns)) == len(entries):
-        raise BadInput(
-            f"keep_local={list(patterns)} keeps every entry local: nothing is left to share; use algorithm=local"
-        )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from fedlit.config import flatten
 from fedlit.errors import BadInput
 from fedlit.metrics import DISTANCES
@@ -120,15 +122,22 @@ def _run_dirs(paths: Iterable[Path]) -> list[Path]:
     return list(found)
 
 
-def _read(path: Path, metric: str, model: str | None, split: str) -> Scored | str:
-    """A finished run, or why there is none."""
+def unfinished(path: Path) -> str:
+    """Why a folder is no finished run; empty where it is one."""
     if not path.is_dir():
         return "no run: there is no such directory" if not path.exists() else "no run: it is a file"
     if not (path / "config.yaml").is_file():
         return "no run: it has no config.yaml"
-    config = RunDirectory(path).read_config()
     if not (path / "summary.json").is_file():
-        return f"not finished (round {_newest_round(path)} of {config.num_rounds})"
+        return f"not finished (round {_newest_round(path)} of {RunDirectory(path).read_config().num_rounds})"
+    return ""
+
+
+def _read(path: Path, metric: str, model: str | None, split: str) -> Scored | str:
+    """A finished run, or why there is none."""
+    if why := unfinished(path):
+        return why
+    config = RunDirectory(path).read_config()
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     rows = [row for row in Record(path).metrics() if (row.round, row.split) == (summary["kept_round"], split)]
     wanted = model or summary["model"]
@@ -138,13 +147,17 @@ def _read(path: Path, metric: str, model: str | None, split: str) -> Scored | st
     if not counted:
         there = sorted({f"{row.model} {row.metric}" for row in rows})
         return f"has no {metric} of the model {wanted} on {split}; it has {', '.join(there) or 'nothing'}"
-    del config["loggers"]  # resolving them may need secrets
-    keys = {key: value for key, value in flatten(config).items() if not f"{key}.".startswith(_NOT_COMPARED)}
-    keys = {key: value for key, value in keys.items() if not (key.endswith(".seed") and value == config.seed)}
-    return Scored(path, config.seed, keys, tuple(config.unseen_sites or ()), _scores(counted, metric))
+    return Scored(path, config.seed, compared(config), tuple(config.unseen_sites or ()), _scores(counted, metric))
 
 
 _NOT_COMPARED = tuple(f"{key}." for key in OF_NO_GROUP)
+
+
+def compared(config: DictConfig) -> dict[str, Any]:
+    """The dotted keys of a run, with their values, that make its group."""
+    written = OmegaConf.masked_copy(config, [str(key) for key in config if key != "loggers"])  # they may need secrets
+    keys = {key: value for key, value in flatten(written).items() if not f"{key}.".startswith(_NOT_COMPARED)}
+    return {key: value for key, value in keys.items() if not (key.endswith(".seed") and value == config.seed)}
 
 
 def _newest_round(path: Path) -> int:
@@ -169,7 +182,7 @@ def tabulate(runs: Sequence[Scored]) -> Table:
 
     That mean is taken over the left-out sites for each seed that has all of them, and its spread over these seeds.
     """
-    keys = _differing(runs)
+    keys = differing([run.keys for run in runs])
     groups: dict[tuple[str, ...], list[Scored]] = defaultdict(list)
     for run in runs:
         groups[tuple(shown(run.keys.get(key, "")) for key in keys)].append(run)
@@ -199,12 +212,12 @@ def _group(labels: tuple[str, ...], scores: Sequence[Mapping[str, float]]) -> Gr
     return Group(labels, len(scores), spreads)
 
 
-def _differing(runs: Sequence[Scored]) -> list[str]:
+def differing(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys whose values differ, in the order of the config; `optimizer.lr` not where it only repeats `lr`."""
-    everything = dict.fromkeys(key for run in runs for key in run.keys)
-    columns = {key: [shown(run.keys.get(key, "")) for run in runs] for key in everything}
-    differing = [key for key in everything if len(set(columns[key])) > 1]
-    return [key for key in differing if "." not in key or columns[key] != columns.get(key.rpartition(".")[2])]
+    everything = dict.fromkeys(key for keys in runs for key in keys)
+    columns = {key: [shown(keys.get(key, "")) for keys in runs] for key in everything}
+    found = [key for key in everything if len(set(columns[key])) > 1]
+    return [key for key in found if "." not in key or columns[key] != columns.get(key.rpartition(".")[2])]
 
 
 def shown(value: Any) -> str:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table as Grid
-from rich.text import Text
 
 from fedlit.collect import SCORES, Spread, Table
 from fedlit.errors import BadInput
 from fedlit.files import write_atomically
-from fedlit.provenance import printable
-
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
+from fedlit.text_table import Cell, TextTable
 
 
 def rounded(spread: Spread) -> str:
@@ -43,31 +37,17 @@ def as_csv(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """A table of Markdown, rounded to three decimals."""
-    head, *rows = _cells(table)
-    bar = [":--" if column < len(table.keys) else "--:" for column in range(len(head))]
-    escaped = [[re.sub(r"([\\|*_`<>])", r"\\\1", cell) for cell in row] for row in (head, *rows)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (escaped[0], bar, *escaped[1:]))
+    return as_text(table).as_markdown()
 
 
 def as_latex(table: Table) -> str:
-    r"""A tabular with the rules of \usepackage{booktabs}, rounded to three decimals."""
-    head, *rows = ([_escaped(cell) for cell in row] for row in _cells(table))
-    lines = [" & ".join(row) + r" \\" for row in (head, *rows)]
-    columns = "l" * len(table.keys) + "r" * (len(head) - len(table.keys))
-    body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}", ""])
+    """A tabular of LaTeX, rounded to three decimals."""
+    return as_text(table).as_latex()
 
 
 def show(table: Table, console: Console) -> None:
     """Print it, each key folded to the width of the terminal."""
-    head, *rows = _cells(table)
-    grid = Grid(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
-    for column, title in enumerate(head):
-        is_key = column < len(table.keys)
-        grid.add_column(Text(printable(title)), justify="left" if is_key else "right", overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(printable(cell)) for cell in row))
-    console.print(grid)
+    as_text(table).show(console)
 
 
 WRITERS: dict[str, Callable[[Table], str]] = {".csv": as_csv, ".md": as_markdown, ".tex": as_latex}
@@ -86,7 +66,7 @@ def write(table: Table, path: Path) -> None:
     write_atomically(path, WRITERS[path.suffix.lower()](table))
 
 
-def _cells(table: Table) -> list[Sequence[str]]:
+def as_text(table: Table) -> TextTable:
     """The header and all lines, without scores that nothing has."""
     scores = [name for name in SCORES if any(group.scores[name].mean is not None for group in table.groups)]
     keys = [key.removesuffix("._target_") for key in table.keys]
@@ -94,8 +74,4 @@ def _cells(table: Table) -> list[Sequence[str]]:
         [*group.labels, str(group.num_seeds), *(rounded(group.scores[name]) for name in scores)]
         for group in table.groups
     ]
-    return [[*keys, "seeds", *scores], *rows]
-
-
-def _escaped(cell: str) -> str:
-    return "".join(LATEX.get(character, character) for character in cell)
+    return TextTable([*keys, "seeds", *scores], [[Cell(text) for text in row] for row in rows], num_left=len(keys))

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from fedlit.assembly import assemble
-from fedlit.data.reading import VOLUMES, read_image
+from fedlit.data.reading import VOLUMES
 from fedlit.display import open_display
 from fedlit.errors import BadInput
 from fedlit.experiment import Experiment
@@ -22,7 +22,8 @@ from fedlit.fleet import World
 from fedlit.losses import masks
 from fedlit.machine import resolve, start
 from fedlit.networks.trained import save_trained
-from fedlit.result_table import result_table
+from fedlit.record import Record
+from fedlit.result_table import predictor_table, result_table
 from fedlit.rundir import FREE, RunDirectory, changes
 from fedlit.slurm import back_to_the_queue
 from fedlit.stopping import heeding_signals
@@ -104,8 +105,11 @@ def evaluate(config: DictConfig) -> None:
         with open_display(config.name, config.num_rounds, is_shown=is_first) as display:
             if is_first:
                 display.log_to(run_dir / "log.txt")
-            assemble(config, world, display).evaluate()
+            scored = assemble(config, world, display).evaluate()
     if is_first:
+        rows = Record(run_dir.path).metrics()
+        at_kept = (row for row in rows if (row.round, row.split) == (scored, "test"))
+        predictor_table(at_kept, [*config.prediction], Console())
         print(f"report: {run_dir / 'report.html'}")
 
 
@@ -120,13 +124,11 @@ def predict(run_dir: Path, images: Sequence[Path], *, site: str | None, out: Pat
     order = sorted(range(len(values)), key=lambda number: -len(values[number]))
     names = mask_names(images, out)
     out.mkdir(parents=True, exist_ok=True)
-    for path, name in zip(images, names, strict=True):
-        picture = read_image(path)
-        size = picture.array.shape[1:3]
-        for place, image in enumerate(learnt.images(picture)):
-            with torch.inference_mode():
-                logits = learnt.model(image[None])
-            found = masks(torch.nn.functional.interpolate(logits.float(), size, mode="bilinear"), len(values))[0]
+    name_of = dict(zip(images, names, strict=True))
+    for path, picture, logits in learnt.predict(images):
+        name, size = name_of[path], picture.array.shape[1:3]
+        for place, plane in enumerate(logits):
+            found = masks(torch.nn.functional.interpolate(plane[None], size, mode="bilinear"), len(values))[0]
             mask = torch.zeros(size, dtype=torch.uint8)
             for number in order:
                 mask[found[number]] = 255 if len(values) == 1 else number + 1
@@ -164,8 +166,8 @@ def export(run_dir: Path, out: Path, *, site: str | None, model: str | None, tra
         trained_only: of the state dict, what was trained.
     """
     learnt = open_model(run_dir, site=site, model=model)
-    if learnt.model is not learnt.network:
-        raise BadInput(f"{run_dir}: this model is more than a network's weights and cannot be exported")
+    if not learnt.is_network:
+        raise BadInput(f"--model={model} is more than a network's weights; export global or personal")
     out.mkdir(parents=True, exist_ok=True)
     if trained_only:
         save_trained(out / "model.safetensors", learnt.network)

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.components import UNKNOWN, Inspection, bind, build
 from fedlit.errors import BadInput
-from fedlit.fedfms_score import FEDFMS
+from fedlit.fedfms_score import FEDFMS, FORMERLY
 from fedlit.schema import GROUPS, NAMED_GROUPS, Problem, out_of_range, typed
 from fedlit.sources import COMMAND_LINE, Layer, Reading, flat, shipped, with_included, words
 
@@ -98,8 +98,11 @@ def check(loaded: Loaded) -> Checked:
     for key, node in nodes.items():
         if node is not UNKNOWN and node is not None:
             made[key] = inspection.component(node, key, SUPPLIED.get(key.partition(".")[0], ()))
-    problems += [*_unshared(made, values), *_unsendable(made, values)]
+    problems += [*_unshared(made, values), *_unsendable(made, values), *_unprivate(made, values)]
     remarks = [f"{old} is called {new} here" for old, new in inspection.renamed]
+    remarks += [
+        f"metrics.{key}: {name} is called {FORMERLY[name]} now" for key, name in _metrics(values) if name in FORMERLY
+    ]
     for key in unset:
         group = key.partition(".")[0]
         remarks.append(f"{key} is not set: {'pictures' if group == 'data' else group} not checked")
@@ -112,12 +115,23 @@ def check(loaded: Loaded) -> Checked:
 
 def _unscorable(values: Mapping[str, Any]) -> list[Problem]:
     """Metrics that are not defined for the activation."""
-    metrics = values["metrics"] if isinstance(values["metrics"], dict) and values["activation"] == "softmax" else {}
+    if values["activation"] != "softmax":
+        return []
     return [
         Problem(f"metrics.{key}", f"{name} cuts the one raw logit of a class; use activation=sigmoid or leave it out")
+        for key, name in _metrics(values)
+        if FORMERLY.get(name, name) in FEDFMS
+    ]
+
+
+def _metrics(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(validation or test, metric) of all that are named."""
+    metrics = values["metrics"] if isinstance(values["metrics"], dict) else {}
+    return [
+        (key, name)
         for key in ("validation", "test")
-        for name in FEDFMS
-        if isinstance(metrics.get(key), list) and name in metrics[key]
+        for name in (metrics[key] if isinstance(metrics.get(key), list) else [])
+        if isinstance(name, str)
     ]
 
 
@@ -154,6 +168,17 @@ def _unsendable(made: Mapping[str, Any], values: Mapping[str, Any]) -> list[Prob
         texts = transform.problems(made.get("algorithm"), values, before)
         problems += [Problem(key, text) for text in texts]
     return problems
+
+
+def _unprivate(made: Mapping[str, Any], values: Mapping[str, Any]) -> list[Problem]:
+    """What else the experiment asks for that would tell of a case."""
+    privacy = made.get("privacy")
+    if privacy is None or privacy is UNKNOWN:
+        return []
+    if not hasattr(privacy, "problems"):
+        return [Problem("privacy", f"{type(privacy).__name__} is no privacy of local training")]
+    transforms = {key: each for key, each in made.items() if key.startswith("transform.")}
+    return [Problem("privacy", text) for text in privacy.problems(made.get("algorithm"), values, transforms)]
 
 
 def refusal(path: str | Path, problems: Sequence[object]) -> BadInput:
@@ -207,4 +232,6 @@ def differences(old: DictConfig, new: DictConfig, free: Collection[str] = frozen
     free = tuple(f"{name}." for name in free)
     bound = sorted(key for key in before.keys() | after.keys() if not f"{key}.".startswith(free))
     both = ((key, before.get(key, "not there"), after.get(key, "not there")) for key in bound)
-    return [f"{key}: {one} -> {other}" for key, one, other in both if one != other]
+    changed = ((key, one, other) for key, one, other in both if one != other)
+    # a key that the old config did not have yet, and that is not used now, changes nothing
+    return [f"{key}: {one} -> {other}" for key, one, other in changed if key in before or other is not None]

@@ -21,6 +21,7 @@ from fedlit.federation import Federation, Round
 from fedlit.files import write_json
 from fedlit.fleet import Fleet
 from fedlit.messages import Server, Slots
+from fedlit.privacy import Ledger
 from fedlit.progress import Progress
 from fedlit.provenance import check_origin, provenance
 from fedlit.record import MetricRow, Record
@@ -63,8 +64,15 @@ class Experiment:
     @property
     def cohort_size(self) -> tuple[int, int]:
         """How many members there are, and how many of them take part in a round."""
-        names = sorted(self.fleet.clients)
+        names = self.fleet.members
         return len(names), len(self.federation.sampling(names, 0))
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """What privacy of its cases each member has spent, where the experiment asks for any."""
+        found = {name: self.fleet.clients[name].plan.privacy for name in self.fleet.members}
+        of_site = {name: privacy for name, privacy in found.items() if privacy is not None}
+        return Ledger(of_site, self.federation.sampling) if of_site else None
 
     def run(self, command: Sequence[str]) -> dict[str, Any]:
         """Train to the last round, score the test cases of the kept and of the last one, write the report.
@@ -105,8 +113,11 @@ class Experiment:
         if self.fleet.is_first:
             record.add(rows)
 
-    def evaluate(self) -> None:
-        """Score the predictors on the test cases of the kept round, beside what is recorded; draw the report again."""
+    def evaluate(self) -> int:
+        """Score the predictors on the test cases of the kept round, beside what is recorded; draw the report again.
+
+        Returns that round.
+        """
         check_origin(self.run_dir.path, {"network": self.network_sha256})
         state = self.checkpoints.kept()
         self.display.say(f"scoring {', '.join(self.examination.predictors)} at round {state.server.round}")
@@ -119,6 +130,7 @@ class Experiment:
             if shared is not None and path.exists():
                 write_json(path, json.loads(path.read_text()) | {"shared": shared})
             write_report(self.run_dir.path)
+        return state.server.round
 
     def begin(self, state: State, record: Record, command: Sequence[str]) -> None:
         """Drop what later rounds recorded, and write where this run comes from.
@@ -166,7 +178,8 @@ class Experiment:
             self.display.scored(number, counted)
             value = self.worth(counted) if is_due else None  # a run that goes on would not have looked here
             rows += scores
-        if text := self.fleet.channel.told(number, *self.cohort_size):
+        told = self.fleet.channel.told(number, *self.cohort_size), self.ledger.told(number) if self.ledger else ""
+        for text in filter(None, told):
             self.display.say(f"round {number}: {text}")
         progress = progress.after(round, value, self.display.warnings)
         if self.fleet.is_first:
@@ -235,10 +248,12 @@ class Experiment:
             "seconds_per_round": progress.seconds / progress.num_rounds,
             "bytes_up": progress.bytes_up,
             "bytes_down": progress.bytes_down,
+            "peak_bytes": self.fleet.peak_bytes(),
             "weights_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
             "precision": self.config.precision,
             "idle_fraction": self.fleet.idle_fractions(),
             **self.fleet.channel.report(progress.num_rounds, *self.cohort_size),
+            **({"privacy": self.ledger.report(progress.num_rounds)} if self.ledger else {}),
             "dropped": list(progress.dropped),
             "warnings": list(dict.fromkeys((*progress.warnings, *self.display.warnings))),
         }

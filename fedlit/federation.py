@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedlit.aggregation import ROOT
 from fedlit.algorithms import Algorithm, Sampling
 from fedlit.client import Client
 from fedlit.data.pictures import Case, Pictures, batches_of_cases
@@ -86,7 +87,8 @@ class Federation:
             yield Round(server, tuple(cohort), aggregate, num_bytes, time.perf_counter() - start)
 
     def _bytes_down(self, cohort: Sequence[str], broadcast: Broadcast, older: Mapping[str, Broadcast]) -> int:
-        """What the clients of a round are sent, with what they hear of each other."""
+        """What the clients of a round are sent, with what they hear of each other; to the server nothing is sent."""
+        cohort = [name for name in cohort if name != ROOT]
         forwarded = self.fleet.channel.num_bytes_forwarded(len(cohort))
         return sum(size(older.get(name, broadcast)) + forwarded for name in cohort)
 
@@ -145,8 +147,9 @@ class Federation:
         for case, prediction, shares in self.predict(predictor, server, name, pictures, read=read, experts=experts):
             target = pictures.batch(case.indices)["target"].bool()
             scored = scoring.score(
-                as_case(prediction, case).numpy(), as_case(target, case).numpy(), spacing=case.spacing, names=metrics
-            )
+                as_case(prediction, case).numpy(), as_case(target, case).numpy(),
+                spacing=case.spacing, names=metrics, numbers=case.numbers,
+            )  # fmt: skip
             scores += [(case.id, *score) for score in scored]
             gates += [(case.id, layer, member, value) for (layer, member), value in shares.items()]
         return scores, gates
@@ -221,9 +224,13 @@ def shares(model: Model, gates: Tensor) -> dict[tuple[str, str], float]:
 
 
 def enrolled(server: Server, clients: Mapping[str, Client]) -> Server:
-    """The server, told who its clients are, and which of the entries that it shares with them are buffers."""
+    """The server, told who its clients are, and which of the entries that it shares with them are buffers.
+
+    Its own site is none of them, see `fedlit.aggregation.FLTrust`.
+    """
     buffers = next(iter(clients.values())).resident.buffers
-    return replace(server, clients=sorted(clients), buffers=[name for name in buffers if name in server.weights])
+    names = sorted(name for name in clients if name != ROOT)
+    return replace(server, clients=names, buffers=[name for name in buffers if name in server.weights])
 
 
 def placed(server: Server, device: torch.device) -> Server:

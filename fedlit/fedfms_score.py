@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-FEDFMS = ("fedfms_dice", "fedfms_iou")
+FEDFMS = ("dice_fedfms_thresholds", "iou_fedfms_thresholds")
+FORMERLY = {"fedfms_dice": FEDFMS[0], "fedfms_iou": FEDFMS[1]}
+"""Names that configs may still have."""
+
 CUTS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the logits
 DICE_SMOOTHING, IOU_SMOOTHING = 1e-4, 1e-6  # pixels
 

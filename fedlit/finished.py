@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,21 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from fedlit.algorithms import Algorithm
-from fedlit.assembly import bind_network, first_network, kept_entries, predictors
+from fedlit.assembly import predictors
 from fedlit.checkpoint import kept_name, read_state
-from fedlit.client import Resident
 from fedlit.config import build, shipped
-from fedlit.data.pictures import Case, Unlabelled
+from fedlit.data.pictures import Case, Unlabelled, in_batches
 from fedlit.data.reading import Picture, read_image
 from fedlit.data.request import channels_first
 from fedlit.data.source import Manifest
 from fedlit.errors import BadInput
+from fedlit.first_network import bind_network, first_network
 from fedlit.messages import Expert
+from fedlit.misfits import kept_entries
 from fedlit.prediction import Learnt, Model, Predictor
 from fedlit.provenance import check_origin
 from fedlit.record import Record
+from fedlit.resident import Resident
 from fedlit.rundir import RunDirectory
 from fedlit.sharing import load_experts
 from fedlit.weights import sha256
@@ -36,13 +39,23 @@ class Finished:
     """A network with the weights of one model at one site, in evaluation mode; and how pictures are made ready."""
 
     network: nn.Module
-    model: Model  # what the predictor made of the network; for many the network itself
+    model: Model  # what the predictor made of the network
+    is_network: bool  # nothing but the network with these weights
     source: Manifest
     description: Mapping[str, Any]
+    batch_size: int = 8
+    memory_format: torch.memory_format = torch.contiguous_format
 
-    def images(self, picture: Picture) -> Tensor:
-        """A decoded file as the network wants it: float32 [D, C, H, W] in [0, 1]."""
-        return prepared_images(self.source, picture)
+    @torch.inference_mode()
+    def predict(self, files: Sequence[Path]) -> Iterator[tuple[Path, Picture, Tensor]]:
+        """Each file, decoded, and its logits [D, C, H, W] of the network's size; in batches as a run scores them."""
+        decoded = ((path, read_image(path)) for path in files)
+        has_one_size = common_size(self.source, files) is not None
+        for group in in_batches(decoded, has_one_size, self.batch_size, lambda each: len(each[1].array)):
+            images = torch.cat([prepared_images(self.source, picture) for _, picture in group])
+            parts = images.contiguous(memory_format=self.memory_format).split(self.batch_size)
+            logits = torch.cat([self.model(part) for part in parts]).split([len(each.array) for _, each in group])
+            yield from ((path, picture, found) for (path, picture), found in zip(group, logits, strict=True))
 
 
 def prepared_images(source: Manifest, picture: Picture) -> Tensor:
@@ -77,11 +90,13 @@ def open_model(
         check_site(directory, site)
     network = first_network(config, source)
     check_origin(directory.path, {"network": sha256(network.state_dict())})
+    lend = partial(in_precision, precision=config.precision)
+    model_of_run = lend(network.eval())  # first: another dtype has other buffers, which the resident is to hold
     resident, memory = Resident(network), {} if site is None else state.memories.get(site, {})
     kept = kept_entries(config, algorithm, resident)
     learnt = Learnt(
         state.server,
-        network.eval(),
+        model_of_run,
         resident,
         memory,
         kept,
@@ -90,13 +105,32 @@ def open_model(
         num_classes=len(source.classes),
         seed=config.seed,
         batch_size=config.batch_size,
+        lend=lend,
     )
     is_asked = files and predictor.is_final  # the others look at no picture: theirs are decoded once, to be predicted
     prepared = predictor.prepare(learnt, pictures_of(source, files) if is_asked else None)
     if prepared is None:
         whose = f"for {site}" if site else "that fits every site"
         raise BadInput(f"{run_dir} has no {name} model {whose}; name a member with --site")
-    return Finished(network.eval(), prepared, source, describe(config, source, name, site, state.server.round))
+    description = describe(config, source, name, site, state.server.round)
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    is_network = prepared is learnt.network
+    return Finished(network.eval(), prepared, is_network, source, description, config.batch_size, memory_format)
+
+
+def in_precision(network: nn.Module, *, precision: str) -> Model:
+    """The network, computing in the precision that a run had, such as `bf16-mixed`."""
+    kind, form = precision.split("-")
+    dtype = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}[kind]
+    is_mixed = form == "mixed"
+    network.to(torch.float32 if is_mixed else dtype)
+
+    def model(images: Tensor) -> Tensor:
+        weight = next(network.parameters())
+        with torch.autocast(weight.device.type, dtype if is_mixed else None, enabled=is_mixed):
+            return network(images.to(weight)).float()
+
+    return model
 
 
 def shared_experts(
@@ -124,6 +158,14 @@ def shared_experts(
     return experts
 
 
+def common_size(source: Manifest, files: Sequence[Path]) -> tuple[int, int] | None:
+    """(H, W) of all pictures as a network gets them, None where they differ."""
+    if source.preparation().size is not None:
+        return source.preparation().size
+    sizes = {read_image(path).array.shape[1:3] for path in files}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
 def pictures_of(source: Manifest, files: Sequence[Path]) -> Unlabelled:
     """Files as the pictures of one hospital; they are decoded when they are asked for, again each time."""
     depths = [len(read_image(path).array) for path in files]
@@ -140,7 +182,7 @@ def pictures_of(source: Manifest, files: Sequence[Path]) -> Unlabelled:
         return torch.stack([decoded[path][place] for path, place in found])
 
     return Unlabelled(
-        cases, images, size=source.preparation().size, channels=source.channels, name="the given pictures"
+        cases, images, size=common_size(source, files), channels=source.channels, name="the given pictures"
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
+from pathlib import Path
 
 import torch
 
@@ -46,6 +48,21 @@ def keep_freed_memory() -> None:
         malloc_option = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: None)  # other C libraries have none
         for option, value in ((M_TRIM_THRESHOLD, 1 << 29), (M_MMAP_THRESHOLD, 1 << 25)):
             malloc_option(option, value)
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most memory that this process has held at once: of its GPU, else of the machine; None: cannot be known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")  # its ru_maxrss would begin with that of the process that started this one
+    if status.is_file():
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+        return int(found[1]) * 1024 if found else None
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def share_cores(num_local_processes: int) -> None:

@@ -38,11 +38,26 @@ def resolve(config: DictConfig) -> DictConfig:
     accelerator = os.environ.get("LT_ACCELERATOR", config.accelerator).replace("gpu", "cuda")
     precision = os.environ.get("LT_PRECISION", config.precision)
     accelerator = hardware.resolve_accelerator(accelerator)
-    config.precision = hardware.resolve_precision(hardware.PRECISIONS.get(precision, precision), accelerator)
+    precision = hardware.PRECISIONS.get(precision, precision)
+    if config.privacy is not None:
+        precision = of_private_training(precision)
+    config.precision = hardware.resolve_precision(precision, accelerator)
     config.channels_last = hardware.resolve_channels_last(config.channels_last, config.precision)
     if config.precision == "16-mixed" and accelerator == "cpu":
         raise BadInput("precision=16-mixed needs a GPU; on the CPU use bf16-mixed or 32-true")
     return config
+
+
+def of_private_training(precision: str) -> str:
+    """`auto` is 32-true.
+
+    Raises:
+        BadInput: gradients cannot be told apart by case in it.
+    """
+    if precision not in ("auto", "32-true", "64-true"):
+        raise BadInput(f"precision={precision}: with privacy gradients are told apart by case in full precision alone; "
+                       "use precision=32-true")  # fmt: skip
+    return "32-true" if precision == "auto" else precision
 
 
 def start(config: DictConfig, loggers: Mapping[str, DictConfig]) -> Fabric:

@@ -87,12 +87,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What an aggregation rule makes of a round's updates. `dropped` names the clients that failed and the reason."""
+    """What an aggregation rule makes of a round's updates. `dropped` names the clients that failed and the reason.
+
+    Args:
+        root: of the server's own training, where the rule compares updates with it; it is no client's.
+    """
 
     weights: Weights
     slots: Slots = field(default_factory=dict)
     reports: tuple[Report, ...] = ()
     dropped: Mapping[str, str] = field(default_factory=dict)
+    root: Report | None = None
 
 
 Record = TypeVar("Record", Server, Broadcast, Update, Expert, Aggregate)

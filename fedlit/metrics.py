@@ -2,6 +2,7 @@
 
 Surfaces are the pixels of a mask that an erosion by one pixel removes (4 neighbours in a picture, 6 in a volume). What
 lies outside the image counts as background, so a mask cut by the image border has a surface there, as in MONAI.
+A volume is scored as one body; `dice_per_slice` and its like are means over its slices.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from math import hypot, isfinite, nan
 
 import numpy as np
 
-from fedlit.fedfms_score import FEDFMS, fedfms_scores
+from fedlit.fedfms_score import FEDFMS, FORMERLY, fedfms_scores
+from fedlit.iopfl_score import IOPFL, iopfl_scores
 
 OVERLAP = ("dice", "iou")  # shares from 0 to 1
 DISTANCES = ("hd95", "assd")  # mm or pixels, 0 is best
 METRICS = (*OVERLAP, *DISTANCES, "nsd")
-KNOWN = (*METRICS, *FEDFMS)
+PER_SLICE = tuple(f"{name}_per_slice" for name in METRICS)
+PAPERS = (*FEDFMS, *IOPFL)
+KNOWN = (*METRICS, *PER_SLICE, *PAPERS)
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,11 @@ class Scoring:
     off; `exclude` gives nan, and then a missed organ improves a mean. `surface_tolerance` is how far a surface may be
     off for `nsd`, in mm where the spacing is known, else in pixels. Raises ValueError on a value that is not allowed.
 
-    `fedfms_dice` and `fedfms_iou` have a rule of their own for empty masks (see `fedlit.fedfms_score`); a list that
-    names one of them and not `dice` gets it in front, so that nobody reads one for the other.
+    `dice_per_slice` and its like are the mean over the slices of a case, each judged by these rules as if it were a
+    picture: by default a slice without the class counts only where it was found, and then as 0. Every case counts
+    once in a site's mean, however many slices it has. The scores of papers have rules of their own for empty masks
+    (`fedlit.fedfms_score`, `fedlit.iopfl_score`); a list that names one of them and not `dice` gets it in front, so
+    that nobody reads one for the other.
     """
 
     empty_both: str = "exclude"
@@ -47,9 +54,10 @@ class Scoring:
             raise ValueError(f"metrics.surface_tolerance={self.surface_tolerance!r} is not allowed; use 0 or more")
         for key in ("validation", "test"):
             names = getattr(self, key)
+            names = names if isinstance(names, str) else [FORMERLY.get(name, name) for name in names]
             if isinstance(names, str) or not names or len(set(names)) < len(names) or not set(names) <= set(KNOWN):
                 raise ValueError(f"metrics.{key}={names!r} is not allowed; use a list from {', '.join(KNOWN)}")
-            needs_dice = "dice" not in names and not set(FEDFMS).isdisjoint(names)
+            needs_dice = "dice" not in names and not set(PAPERS).isdisjoint(names)
             object.__setattr__(self, key, ("dice", *names) if needs_dice else tuple(names))
 
     def score(
@@ -59,26 +67,54 @@ class Scoring:
         *,
         spacing: Sequence[float] | None = None,
         names: Sequence[str],
+        numbers: Sequence[int] = (),
     ) -> list[tuple[int, str, float]]:
         """(class index from 0, metric with its unit, value) of one case for every class and name; nan means excluded.
 
         prediction, target: bool [K, H, W] or [K, D, H, W]; where names holds one of FedFMS's, the prediction is the
         uint8 `levels` of `fedlit.fedfms_score`. spacing: mm, (row, column) or (slice, row, column); None scores in
-        pixels. A volume of one slice is scored as a picture, else all of it would be surface. Overlap alone costs no
-        surface work. Raises ValueError if shapes, dtypes, spacing or names do not fit.
+        pixels. A volume of one slice is scored as a picture, else all of it would be surface. numbers: the slices'
+        places in the volume, rising, where some are missing; those are background in it and count in no mean over
+        slices. Overlap alone costs no surface work. Raises ValueError if shapes, dtypes, spacing or names do not fit.
         """
         prediction, target = np.asarray(prediction), np.asarray(target)
         _validate(prediction, target, spacing, names)
         if prediction.ndim == 4 and prediction.shape[1] == 1:
-            prediction, target = prediction[:, 0], target[:, 0]
+            prediction, target, numbers = prediction[:, 0], target[:, 0], ()
             spacing = spacing if spacing is None else spacing[1:]
-        of_mask, rows = [name for name in names if name not in FEDFMS], []
+        rows = []
         for index, (plane, reference) in enumerate(zip(prediction, target, strict=True)):
-            values = dict(zip(of_mask, self._values(plane > 0, reference, spacing, of_mask), strict=True))
-            if len(of_mask) < len(names):
-                values |= fedfms_scores(plane, reference)
+            values = self._of_class(plane, reference, spacing, names, numbers)
             rows += [(index, with_unit(name, spacing), values[name]) for name in names]
         return rows
+
+    def _of_class(
+        self,
+        plane: np.ndarray,
+        reference: np.ndarray,
+        spacing: Sequence[float] | None,
+        names: Sequence[str],
+        numbers: Sequence[int],
+    ) -> dict[str, float]:
+        mask, of_mask = plane > 0, [name for name in names if name in METRICS]
+        scores = self._values(placed(mask, numbers), placed(reference, numbers), spacing, of_mask)
+        values = dict(zip(of_mask, scores, strict=True))
+        if of_slices := [name for name in names if name in PER_SLICE]:
+            values |= self._per_slice(mask, reference, spacing and spacing[-2:], of_slices)
+        if not set(FEDFMS).isdisjoint(names):
+            values |= fedfms_scores(plane, reference)
+        return values if set(IOPFL).isdisjoint(names) else values | iopfl_scores(mask, reference)
+
+    def _per_slice(
+        self, mask: np.ndarray, reference: np.ndarray, spacing: Sequence[float] | None, names: Sequence[str]
+    ) -> dict[str, float]:
+        """The mean over the slices that count; nan where none does."""
+        plain = [name.removesuffix("_per_slice") for name in names]
+        size = mask.shape[-2:]
+        pairs = zip(mask.reshape(-1, *size), reference.reshape(-1, *size), strict=True)
+        table = np.array([self._values(one, other, spacing, plain) for one, other in pairs])
+        counted = [column[~np.isnan(column)] for column in table.T]
+        return {name: float(column.mean()) if len(column) else nan for name, column in zip(names, counted, strict=True)}
 
     def _values(
         self, mask: np.ndarray, reference: np.ndarray, spacing: Sequence[float] | None, names: Sequence[str]
@@ -103,7 +139,18 @@ class Scoring:
 
 def with_unit(name: str, spacing: Sequence[float] | None) -> str:
     """The metric's name as the result tables have it: `hd95_mm` where the spacing is known, else `hd95_px`; `dice`."""
-    return name if name in (*OVERLAP, *FEDFMS) else f"{name}_px" if spacing is None else f"{name}_mm"
+    if name in PAPERS or name.removesuffix("_per_slice") in OVERLAP:
+        return name
+    return f"{name}_px" if spacing is None else f"{name}_mm"
+
+
+def placed(planes: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+    """Slices [n, H, W] at their places in the volume [D, H, W], from the first number to the last; empty between."""
+    if not numbers or numbers[-1] - numbers[0] + 1 == len(planes):
+        return planes
+    volume = np.zeros((numbers[-1] - numbers[0] + 1, *planes.shape[1:]), planes.dtype)
+    volume[np.asarray(numbers) - numbers[0]] = planes
+    return volume
 
 
 def surface_distances(mask: np.ndarray, reference: np.ndarray, steps: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

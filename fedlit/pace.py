@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from fedlit.assembly import bind_network
 from fedlit.config import bind, build
+from fedlit.first_network import bind_network
 from fedlit.fleet.starting import open_fabric
 from fedlit.hardware import share_cores
 

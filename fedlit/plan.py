@@ -57,6 +57,11 @@ class Plan:
 
     @property
     def clients(self) -> list[Workload]:
+        return [each for each in self.trained_for if each.role != "server"]
+
+    @property
+    def trained_for(self) -> list[Workload]:
+        """The clients, and the server's own site where it trains in every round."""
         every = () if isinstance(self.workloads, Unknown) else self.workloads
         return [each for each in every if each.is_client]
 
@@ -193,6 +198,6 @@ def seconds(drawn: Sketch, found: Plan) -> float | Unknown:
 def busiest(found: Plan, pace: Pace) -> float:
     """Seconds of the home with most to do, if all its clients take part."""
     load: dict[int | None, float] = defaultdict(float)
-    for each in found.clients:
+    for each in found.trained_for:
         load[each.home] += each.num_steps * pace.step + each.num_trained / found.team * pace.picture
     return max(load.values())

@@ -43,7 +43,8 @@ class Progress:
         """With one more round, its validation result where it was scored, and what was warned of so far."""
         number = round.server.round
         work = dict(self.work)
-        for report in round.aggregate.reports:
+        root = round.aggregate.root
+        for report in (*round.aggregate.reports, *([] if root is None else [root])):
             seconds, pictures = work.get(report.client, (0.0, 0))
             work[report.client] = (seconds + report.seconds, pictures + report.num_samples)
         is_better = value is not None and value > self.best

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fedlit.aggregation import ROOT, Aggregation, Comparing
 from fedlit.algorithms import Algorithm, Sampling
 from fedlit.client import Client
 from fedlit.data.pictures import Pictures
+from fedlit.errors import ClientFailed
 from fedlit.federation import enrolled
-from fedlit.messages import Aggregate, Report, Server, Slots, size, tensors
+from fedlit.fleet.collecting import check_comparable
+from fedlit.messages import Aggregate, Broadcast, Report, Server, Slots, Update, size, tensors
 from fedlit.transforms import Channel
 from fedlit.weights import Weights
 
@@ -70,6 +74,7 @@ def rehearse(
     """The first rounds of a run, at most REHEARSED; one of the understudies `clients` stands for all of its round.
 
     Raises:
+        BadInput: the rule of aggregation cannot take what the clients send.
         Exception: whatever an algorithm raises that cannot work without values.
     """
     exchanges = []
@@ -79,9 +84,11 @@ def rehearse(
     while server.round < min(num_rounds, REHEARSED):
         cohort = algorithm.cohort(server, sorted(clients), sampling)
         broadcast = algorithm.broadcast(server)
+        rule_sees, cohort = cohort, [name for name in cohort if name != ROOT]
         client = clients[cohort[0]]
         client.memory = memory
         update, memory = algorithm.local_update(client, broadcast)
+        admit(algorithm.aggregate, update, broadcast, {name: len(clients[name].site.train) for name in rule_sees})
         num_sent = sum(value.numel() for value in tensors(update).values())
         num_bytes = channel.num_bytes(update, client.resident.buffers, len(cohort))
         bytes_down = size(broadcast) + channel.num_bytes_forwarded(len(cohort))
@@ -92,3 +99,12 @@ def rehearse(
         aggregate = Aggregate(update.weights, update.slots, reports)
         server = replace(algorithm.server_update(server, aggregate), round=server.round + 1)
     return exchanges
+
+
+def admit(rule: Aggregation, update: Update, broadcast: Broadcast, num_samples: Mapping[str, int]) -> None:
+    """Raises BadInput where a rule can take no update like this one."""
+    if isinstance(rule, Comparing):
+        check_comparable(rule, update, broadcast)
+        return  # how many it needs is asked where the members are known
+    with suppress(ClientFailed):  # the losses of a rehearsal mean nothing
+        rule.coefficients(num_samples)(update)

@@ -1,8 +1,10 @@
-"""The sites of a finished run on the terminal, the worst first."""
+"""What a run scored, on the terminal: its sites, the worst first; its predictors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedlit.provenance import printable
+from fedlit.record import MetricRow
 
 
 def result_table(summary: Mapping[str, Any], console: Console) -> None:
@@ -27,22 +30,46 @@ def result_table(summary: Mapping[str, Any], console: Console) -> None:
         ("role", [str(scores["role"]) for scores in sites.values()]),
     ]
     for name in metrics:
-        digits = 3 if name.endswith(("dice", "iou")) else 2
+        digits = 2 if name.startswith(("hd95", "assd", "nsd")) else 3
         columns.append((name, [_number(scores, name, digits) for scores in sites.values()]))
+    _print_fitting(columns, console, bold=printable(str(summary.get("worst_site"))))
+    if summary.get("worst_dice") is not None:
+        facts = f"worst site {printable(summary['worst_site'])} {summary['worst_dice']:.3f}"
+        facts += f" | gap {summary['gap']:.3f} | mean {summary['mean_dice']:.3f}"
+        console.print(Text(facts), soft_wrap=True)
+
+
+def predictor_table(rows: Iterable[MetricRow], models: Sequence[str], console: Console) -> None:
+    """Print a line for each predictor: its Dice at unseen sites, at members (means over sites), and at each site."""
+    dice: dict[str, dict[str, float]] = {model: {} for model in models}
+    roles: dict[str, str] = {}
+    for row in rows:
+        if row.metric == "dice" and row.model in dice and not math.isnan(row.value):
+            dice[row.model][row.site], roles[row.site] = row.value, row.role
+    columns = [("Dice of", [printable(model) for model in models])]
+    for role, title in (("unseen", "unseen sites"), ("member", "members")):
+        of_role = [site for site in roles if roles[site] == role]
+        if of_role:
+            found = [[dice[model][site] for site in of_role if site in dice[model]] for model in models]
+            columns.append((title, [f"{fmean(values):.3f}" if values else "-" for values in found]))
+    for site in sorted(roles, key=lambda site: (roles[site] != "unseen", site)):
+        cells = [f"{dice[model][site]:.3f}" if site in dice[model] else "-" for model in models]
+        columns.append((printable(site), cells))
+    _print_fitting(columns, console)
+
+
+def _print_fitting(columns: Sequence[tuple[str, list[str]]], console: Console, bold: str | None = None) -> None:
+    """As many of the columns as the terminal is wide, two at least; the row that begins with `bold` stands out."""
     table, used = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim"), 0
     for title, cells in columns:
         used += max(len(cell) for cell in [title, *cells]) + 2
         if used - 2 > console.width and len(table.columns) >= 2:
             break
-        justify = "left" if title in ("site", "role") else "right"
+        justify = "left" if title == columns[0][0] or title == "role" else "right"
         table.add_column(title, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
     for row in zip(*(cells for _, cells in columns[: len(table.columns)]), strict=True):
-        table.add_row(*map(Text, row), style="bold" if row[0] == printable(str(summary.get("worst_site"))) else "")
+        table.add_row(*map(Text, row), style="bold" if row[0] == bold else "")
     console.print(table)
-    if summary.get("worst_dice") is not None:
-        facts = f"worst site {printable(summary['worst_site'])} {summary['worst_dice']:.3f}"
-        facts += f" | gap {summary['gap']:.3f} | mean {summary['mean_dice']:.3f}"
-        console.print(Text(facts), soft_wrap=True)
 
 
 def _number(scores: Mapping[str, Any], metric: str, digits: int) -> str:

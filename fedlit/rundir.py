@@ -27,6 +27,9 @@ FREE = (*MACHINE, *PLACES, "num_rounds", "run_dir", "name", "resume", "overwrite
         "share_personal", "unseen_roots")  # fmt: skip
 """Keys that may differ when a run goes on: they do not change what is computed. `num_rounds` may only grow."""
 
+DECIDED = ("precision", "channels_last")
+"""Keys that the machine decides where they are `auto`."""
+
 
 class RunDirectory:
     """`runs/NAME`: config, tables, checkpoints, report."""
@@ -62,6 +65,18 @@ class RunDirectory:
         except OSError as error:
             raise BadInput(f"run_dir={self.path} cannot be written: {error.strerror}; set another run_dir") from None
 
+    @property
+    def is_busy(self) -> bool:
+        """Another run is at work here."""
+        if not (self / ".lock").exists():
+            return False
+        with open(self / ".lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     def admit(self, config: DictConfig) -> Literal["new", "continue", "complete"]:
         """Lock the directory; say whether this config starts a run here, continues one or finds it complete.
 
@@ -71,29 +86,50 @@ class RunDirectory:
             BadInput: another run is at work here, the directory holds something else, or a run with another config.
         """
         self.lock()
-        has_rounds = any(path for part in ("checkpoint", "start") for path in (self / part).glob("round-*.json"))
+        return self.standing(config)
+
+    def standing(self, config: DictConfig) -> Literal["new", "continue", "complete"]:
+        """What `admit` says, without the lock. What a config leaves to the machine may be whatever a run here has.
+
+        Raises:
+            BadInput: the directory holds something else, or a run with another config.
+        """
         if not (self / "config.yaml").exists():
-            strangers = [name for name in sorted(os.listdir(self.path)) if name not in (*CONTENTS, ".lock")]
+            here = sorted(os.listdir(self.path)) if self.path.is_dir() else []
+            strangers = [name for name in here if name not in (*CONTENTS, ".lock")]
             if strangers:
                 raise BadInput(
                     f"run_dir={self.path} is no run directory, it holds {strangers[0]!r}; set another run_dir"
                 )
-        if config.resume == "must" and not has_rounds:
+        if config.resume == "must" and not self.has_rounds:
             raise BadInput(f"resume=must: no run in {self.path} has completed a round")
-        if config.overwrite or not has_rounds:  # without a completed round there is nothing to lose
+        if config.overwrite or not self.has_rounds:  # without a completed round there is nothing to lose
             return "new"
         if config.resume == "never":
             raise BadInput(
                 f"resume=never: a run is in {self.path} already; set overwrite=true to remove it, or another run_dir"
             )
-        old = self.read_config()
-        if problems := changes(old, config, FREE):
+        if problems := self.changed(config):
             raise BadInput(
                 f"the run in {self.path} was begun with another config:\n  {problems}\n"
                 "set these keys back, choose another run_dir, or overwrite=true to start anew"
             )
-        is_whole = all((self / name).exists() for name in RESULTS)
-        return "complete" if is_whole and old.num_rounds == config.num_rounds else "continue"
+        return "complete" if self.is_whole and self.read_config().num_rounds == config.num_rounds else "continue"
+
+    @property
+    def has_rounds(self) -> bool:
+        """A round, or a pass of the start, is saved here."""
+        return any(path for part in ("checkpoint", "start") for path in (self / part).glob("round-*.json"))
+
+    @property
+    def is_whole(self) -> bool:
+        """The results of a finished run are here."""
+        return all((self / name).exists() for name in RESULTS)
+
+    def changed(self, config: DictConfig) -> str:
+        """The keys of the run here that a config would change and may not, one a line."""
+        decided = (key for key in DECIDED if config.get(key) == "auto")
+        return changes(self.read_config(), config, (*FREE, *decided))
 
     def begin(self, config: DictConfig, admission: Literal["new", "continue"]) -> None:
         """Remove what the admitted run replaces, and save its config."""
@@ -128,4 +164,10 @@ def changes(old: DictConfig, new: DictConfig, free: Collection[str]) -> str:
     problems = differences(before, after, free)
     if new.num_rounds < old.num_rounds:
         problems.append(f"num_rounds: {old.num_rounds} -> {new.num_rounds}; it may only grow")
+    is_shared_out = new.get("privacy") is not None and new.privacy.get("noise_multiplier") is None
+    if is_shared_out and new.num_rounds > old.num_rounds:
+        problems.append(
+            f"num_rounds: {old.num_rounds} -> {new.num_rounds}; the noise was made for the rounds that were planned, "
+            "and further ones would go beyond privacy.epsilon"
+        )
     return "\n  ".join(problems)

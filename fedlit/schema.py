@@ -59,6 +59,7 @@ class Experiment:
     start: dict[str, Any] | None = None  # how the first global model is made at the server
     prediction: dict[str, Any] = field(default_factory=dict)  # name -> node
     transform: dict[str, Any] = field(default_factory=dict)  # name -> node: what happens to updates on their way
+    privacy: dict[str, Any] | None = None  # of every case, in local training
     metrics: dict[str, Any] = field(default_factory=lambda: {"_target_": "fedlit.metrics.Scoring"})
     activation: str = one_of("sigmoid", "softmax")
     unseen_sites: list[str] | None = None  # None: those the data have
@@ -107,7 +108,7 @@ class Experiment:
 
 KEYS = tuple(each.name for each in dataclasses.fields(Experiment))
 
-GROUPS = ("data", "network", "loss", "algorithm", "start", "optimizer", "schedule", "metrics")
+GROUPS = ("data", "network", "loss", "algorithm", "start", "privacy", "optimizer", "schedule", "metrics")
 """Keys that hold one node."""
 
 INNER_GROUPS = {"algorithm": {"aggregate": "aggregation", "inner": "algorithm"}, "aggregation": {"rule": "aggregation"}}

@@ -43,7 +43,7 @@ def share(
     Raises:
         BadInput: no member has a personal model.
     """
-    watch, members = federation.fleet.watch, sorted(federation.fleet.clients)
+    watch, members = federation.fleet.watch, sorted(federation.fleet.members)
     experts = federation.fleet.gather(partial(_expert, federation, server, needs), members)
     if not experts:
         raise BadInput(

@@ -11,34 +11,29 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from fedlit import assembly, hardware
+from fedlit import hardware, misfits
 from fedlit.algorithms import Algorithm, Sampling
-from fedlit.assembly import (
-    admit_cohort,
-    bind_network,
-    first_server,
-    kept_entries,
-    load_sites,
-    make_clients,
-    participating,
-)
-from fedlit.client import Client, Resident, check_keep_local
+from fedlit.assembly import first_server, make_clients
+from fedlit.client import Client
 from fedlit.config import build
 from fedlit.data.outline import Outline
 from fedlit.data.pictures import Pictures
 from fedlit.data.site import Site
 from fedlit.display import open_display
 from fedlit.errors import BadInput
+from fedlit.first_network import bind_network
 from fedlit.footprint import Numerics, Unknown, blank
 from fedlit.machine import resolve
 from fedlit.messages import Server
 from fedlit.rehearsal import Understudy
+from fedlit.resident import Resident
+from fedlit.site_roles import load_sites, participating
 from fedlit.transforms import Channel
 
 Found = TypeVar("Found")
 
 
-UNSET = ("data.root", "network.checkpoint", "network.trained")
+UNSET = ("data.root", "network.checkpoint", "network.trained", "start.teacher.checkpoint")
 """Keys that a sketch does without."""
 
 
@@ -68,16 +63,11 @@ class Sketch:
 
     @property
     def channel(self) -> Channel:
-        return assembly.open_channel(self.config, self.algorithm, self.num_members)
-
-    @property
-    def num_members(self) -> int | None:
-        """How many clients there are; None where it is not known."""
-        return None if isinstance(self.outlines, Unknown) else len(self.clients)
+        return misfits.open_channel(self.config)
 
     @property
     def sampling(self) -> Sampling:
-        return assembly.sampling(self.config)
+        return misfits.sampling(self.config)
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,7 @@ class StandIn:
             Site(
                 each.name,
                 each.role,
-                train=self._pictures(each.train),
+                train=self._pictures(each.train, each.patients),
                 val=self._pictures(each.val),
                 test=self._pictures(each.test),
                 seed_name=each.name,
@@ -104,17 +94,18 @@ class StandIn:
             for each in self.outlines
         ]
 
-    def _pictures(self, count: int) -> Pictures:
+    def _pictures(self, count: int, patients: int | None = None) -> Pictures:
         table = np.zeros((len(self.source.classes), 1), bool)
         images = np.zeros((count, 1, 1, self.source.channels), np.uint8)
-        return Pictures.from_arrays(images, images[..., 0], table)
+        groups = [f"{number % patients:06d}" for number in range(count)] if patients else None
+        return Pictures.from_arrays(images, images[..., 0], table, groups=groups)
 
 
 def sketch(config: DictConfig) -> Sketch:
     """The sketch of a checked config, of which UNSET may be unset.
 
     Raises:
-        BadInput: the sites or what stays local do not fit, as in a run.
+        BadInput: the sites, or all that does not fit together, as in a run.
     """
     config = without_files(resolve(config))
     accelerator = hardware.resolve_accelerator(config.accelerator)
@@ -124,20 +115,25 @@ def sketch(config: DictConfig) -> Sketch:
     sites = load_sites(config, stand_in, open_display("", 0, is_shown=False))
     algorithm: Algorithm = build(config.algorithm)
     participants = participating(config, algorithm, sites.values())
-    if not isinstance(outlines, Unknown):
-        admit_cohort(config, algorithm, participants)
+    found = [*misfits.of_members(config, algorithm, None if isinstance(outlines, Unknown) else participants)]
 
     def empty_network() -> nn.Module:
-        network = blank(bind_network(config, source), numerics(config, accelerator))
+        try:
+            network = blank(bind_network(config, source), numerics(config, accelerator))
+        except ValueError as error:
+            if not str(config.network["_target_"]).startswith("fedlit."):
+                raise  # those of others may mean that they miss data
+            raise BadInput(f"network: {error}") from error
         return network.to(memory_format=torch.channels_last) if config.channels_last else network
 
     network = known(f"{target(config.network)} cannot be built without data", empty_network)
     if isinstance(network, Unknown):
+        misfits.refuse(found)
         clients = make_clients(config, participants, nn.Module(), (), Understudy)
         return Sketch(config, accelerator, source, outlines, algorithm, clients, network, network)
     resident = Resident(network)
-    keep_local = kept_entries(config, algorithm, resident)
-    check_keep_local(resident.entries, keep_local)
+    misfits.refuse([*found, *misfits.of_network(config, algorithm, resident)])
+    keep_local = misfits.kept_entries(config, algorithm, resident)
     clients = make_clients(config, participants, network, keep_local, Understudy)
     first = first_server(resident, keep_local)
     return Sketch(config, accelerator, source, outlines, algorithm, clients, resident, first)

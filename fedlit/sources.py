@@ -48,7 +48,7 @@ def with_included(file: Path, above: tuple[Path, ...] = ()) -> Iterator[Layer]:
     file = file.resolve()
     if file in above:
         raise BadInput(f"include goes in a circle: {' -> '.join(path.name for path in (*above, file))}")
-    values = _parsed(_text(file), _shown(file))
+    values = read_mapping(file)
     if "_target_" in values:
         raise BadInput(f"{_shown(file)} is one node, no experiment; choose it by `{file.parent.name}: {file.stem}`")
     included = values.pop("include", None) or []
@@ -64,6 +64,15 @@ def _named(name: str, group: str, folder: Path) -> Path:
     if not (folder / name).is_file():
         raise BadInput(f"{folder / name}: no such file; a name without suffix means a shipped one")
     return folder / name
+
+
+def read_mapping(file: Path) -> dict[str, Any]:
+    """What a YAML file says, as plain values.
+
+    Raises:
+        BadInput: it cannot be read, or is no mapping.
+    """
+    return _parsed(_text(file), _shown(file))
 
 
 def _text(file: Path) -> str:
@@ -210,8 +219,7 @@ def _is_name(value: Any) -> bool:
 
 
 def _read(name: str, group: str, folder: Path) -> dict[str, Any]:
-    file = _named(name, group, folder)
-    return _parsed(_text(file), _shown(file))
+    return read_mapping(_named(name, group, folder))
 
 
 def flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:

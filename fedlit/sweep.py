@@ -60,19 +60,19 @@ def grid(path: str, overrides: Sequence[str], sweeps: Sequence[str]) -> Grid:
     """
     dimensions = _dimensions(path, overrides, sweeps)
     points = list(product(*([f"{key}={value}" for value in values] for key, values in dimensions.items())))
-    results = _checked(path, [(*overrides, *point) for point in points])
+    results = checked(path, [(path, *overrides, *point) for point in points])
     config = results[0].require()
     remarks = (*load(path, (*overrides, *points[0])).notices, *results[0].remarks)
     if not sweeps:
         return Grid((Run((path, *overrides), config.run_dir),), config.name, False, remarks)
-    folders = [_folder(point) for point in points]
-    if alike := [point for point, folder in zip(points, folders, strict=True) if folders.count(folder) > 1]:
+    folders = [folder(point) for point in points]
+    if alike := [point for point, name in zip(points, folders, strict=True) if folders.count(name) > 1]:
         raise BadInput(f"--sweep: {' '.join(alike[0])} and {' '.join(alike[1])} would share a folder; sweep them apart")
     others = [word for word in overrides if our_name(word.partition("=")[0]) != "run_dir"]
     found = []
-    for point, folder, result in zip(points, folders, results, strict=True):
-        run_dir = (Path(result.require().run_dir) / folder).as_posix()
-        found.append(Run((path, *others, *point, _word("run_dir", run_dir)), run_dir))
+    for point, name, result in zip(points, folders, results, strict=True):
+        run_dir = (Path(result.require().run_dir) / name).as_posix()
+        found.append(Run((path, *others, *point, as_word("run_dir", run_dir)), run_dir))
     return Grid(tuple(found), config.name, True, remarks)
 
 
@@ -120,27 +120,27 @@ def _dimensions(path: str, overrides: Sequence[str], sweeps: Sequence[str]) -> d
     if problems:
         raise BadInput("\n  ".join(problems))
     if found.get("unseen_sites") == ["all"]:
-        found["unseen_sites"] = [f"[{_plain(name)}]" for name in _members(path, overrides)]
+        found["unseen_sites"] = [f"[{as_item(name)}]" for name in members(path, overrides)]
     return found
 
 
-def _members(path: str, overrides: Sequence[str]) -> list[str]:
+def members(path: str, overrides: Sequence[str]) -> list[str]:
     """The sites that can be left out: all but the server's, by the manifest alone."""
     others = [word for word in overrides if our_name(word.partition("=")[0]) != "unseen_sites"]
-    config = _checked(path, [(*others, "unseen_sites=[]")])[0].require()
-    sites = build(config.data).outline(server_site=config.server_site)
+    config = checked(path, [(path, *others, "unseen_sites=[]")])[0].require()
+    sites = build(config.data).outline(unseen_sites=[], server_site=config.server_site)
     names = [site.name for site in sites if site.role == "member"]
     if len(names) < 2:
-        raise BadInput(f"--sweep unseen_sites=all: only {', '.join(names) or 'no site'} trains, nobody would be left")
+        raise BadInput(f"unseen_sites=all: only {', '.join(names) or 'no site'} trains, nobody would be left")
     return names
 
 
-def _plain(name: str) -> str:
+def as_item(name: str) -> str:
     """A site's name as an item of a list on the command line, in quotes where it would be read as something else."""
     return name if words([f"sites=[{name}]"])["sites"] == [name] else json.dumps(name, ensure_ascii=False)
 
 
-def _word(key: str, value: str) -> str:
+def as_word(key: str, value: str) -> str:
     """key=value, the value in quotes where it would be read as something else."""
     try:
         if words([f"{key}={value}"])[key] == value:
@@ -150,20 +150,20 @@ def _word(key: str, value: str) -> str:
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
-def _folder(point: Sequence[str]) -> str:
+def folder(point: Sequence[str]) -> str:
     """`seed=0,unseen_sites=north`: readable, and safe as a folder's name in any shell."""
     pairs = (word.partition("=") for word in point)
     safe = ((key, re.sub(r"[^\w.+-]+", "-", value).strip("-")[:100]) for key, _, value in pairs)
     return ",".join(f"{key}={value or 'none'}" for key, value in safe)
 
 
-def _checked(path: str, points: Sequence[tuple[str, ...]]) -> list[Checked]:
-    """What `check` finds for every point.
+def checked(title: str, points: Sequence[tuple[str, ...]]) -> list[Checked]:
+    """What `check` finds for every point, the words after `fedlit run`.
 
     Raises:
         BadInput: with all problems and unset keys; those of every point stand first and once.
     """
-    results = [check(load(path, point)) for point in points]
+    results = [check(load(path, words)) for path, *words in points]
     shared = set.intersection(*map(set, points))
     where: dict[Problem, list[str]] = {}
     for point, result in zip(points, results, strict=True):
@@ -175,7 +175,7 @@ def _checked(path: str, points: Sequence[tuple[str, ...]]) -> list[Checked]:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             lines.append(f"with {found[0]}{more}: {problem}")
     if lines:
-        raise refusal(path, lines)
+        raise refusal(title, lines)
     return results
 
 

@@ -1,4 +1,4 @@
-"""How a client trains for one round: the local loop and its three openings, objective, penalty and correct."""
+"""How a client trains for one round: the local loop and its openings, objective, penalty, ascend and correct."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedlit.client import Client
     from fedlit.data.site import Site
     from fedlit.fleet import Workbench
+    from fedlit.privacy import CasePrivacy
 
 Batch = Mapping[str, Tensor]
 """`image` [B, C, H, W] in [0, 1] and `target` [B, K, H, W] of 0 and 1."""
@@ -45,6 +46,7 @@ class LocalTraining:
         gradient_clip: largest norm of the gradient, all parameters together.
         accumulate_batches: batches of one optimizer step; each counts by its share of the pictures.
         optimizer_state: `recreate` it every round, or `keep` it in the client's memory.
+        privacy: of the site's cases; it draws the batches, see `fedlit.privacy.CaseLevel`.
     """
 
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -56,15 +58,20 @@ class LocalTraining:
     gradient_clip: float | None = None
     accumulate_batches: int = 1
     optimizer_state: Literal["recreate", "keep"] = "recreate"
+    privacy: CasePrivacy | None = None
 
     def requests(self, site: Site, round: int) -> Iterator[list[Request]]:
         """The optimizer steps of one round, each a list of batches."""
+        if self.privacy is not None:
+            return self.privacy.requests(self, site, round)
         return islice(self._passes(site, round), self.num_steps(site))
 
     def steps_per_epoch(self, site: Site) -> int:
         return math.ceil(math.ceil(len(site.train) / self.batch_size) / self.accumulate_batches)
 
     def num_steps(self, site: Site) -> int:
+        if self.privacy is not None:
+            return self.privacy.steps_per_round
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None, "neither epochs nor steps"
@@ -96,6 +103,7 @@ def fit(
     *,
     objective: Callable[[nn.Module, Batch], Tensor] | None = None,
     penalty: Callable[[nn.Module], Tensor] | None = None,
+    ascend: Callable[[nn.Module], Callable[[], None]] | None = None,
     correct: Callable[[nn.Module], None] | None = None,
     trained: Collection[str] | None = None,
 ) -> float:
@@ -105,6 +113,8 @@ def fit(
         objective: (network, batch) -> the mean loss of a batch; by default the client's own. It calls `network` as
             given, so that gradients are shared among the processes of a group.
         penalty: network -> a scalar added to the loss of every step (FedProx).
+        ascend: moves the weights by the gradients of a step, and returns what moves them back; the step is taken with
+            the gradients found there, on the same batches with the same dropout (HarmoFL).
         correct: changes the gradients in place after the backward pass and before they are clipped (SCAFFOLD). With
             16-mixed they are unscaled then, and NaN or Inf in a step that the scaler leaves out.
         trained: names of the parameters that change, instead of all; float buffers always do (FedRep).
@@ -121,25 +131,37 @@ def fit(
     steps = list(plan.requests(site, round))
     batches = bench.loader.batches(site.train, [team.part(request) for step in steps for request in step])
     losses, counts = [], []
+
+    def backward(step: Sequence[Request], place: int, batch: Batch) -> Tensor:
+        with team.averaging(bench.fabric, network, is_last=place == len(step) - 1):
+            loss = objective(network, batch)
+            total = team.weighted(loss, step[place])
+            if penalty is not None:
+                total = total + penalty(client.network)
+            share = len(step[place].indices) / sum(len(request.indices) for request in step)
+            bench.fabric.backward(total * share if share < 1 else total)
+        return loss.detach()
+
     if not client.network.training:  # a team's wrapper has a flag of its own, which scoring leaves as it was
         network.train()
     for number, step in enumerate(steps):
         reseed(plan.step_seed(site, round, number, team.place), bench.fabric.device)
         optimizer.zero_grad()
-        num_pictures = sum(len(request.indices) for request in step)
+        held = []
         for place, request in enumerate(step):
             batch = team.together(lambda: next_batch(bench, site, batches))
-            with team.averaging(bench.fabric, network, is_last=place == len(step) - 1):
-                loss = objective(network, batch)
-                total = team.weighted(loss, request)
-                if penalty is not None:
-                    total = total + penalty(client.network)
-                share = len(request.indices) / num_pictures
-                bench.fabric.backward(total * share if share < 1 else total)
-            losses.append(loss.detach())
+            losses.append(backward(step, place, batch))
             counts.append(team.num_own(request))
+            held += [] if ascend is None else [batch]
         if number == 0:
             team.check_reached(bench.resident.parameters)
+        if ascend is not None:
+            descend = ascend(client.network)
+            reseed(plan.step_seed(site, round, number, team.place), bench.fabric.device)
+            optimizer.zero_grad()
+            for place, batch in enumerate(held):
+                backward(step, place, batch)
+            descend()
         if correct is not None or plan.gradient_clip is not None:
             bench.fabric.strategy.precision.unscale_gradients(optimizer)  # once a step: 16-mixed refuses a second time
         if correct is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from omegaconf import DictConfig
 
+from fedlit.aggregation import ROOT
 from fedlit.assembly import size_of_teams
 from fedlit.fleet.placement import pack
 from fedlit.footprint import Unknown
@@ -68,6 +69,7 @@ def workloads(
         steps = list(drawn.clients[name].plan.requests(site, 0))
         num_trained = sum(len(request.indices) for step in steps for request in step)
         num_pictures = len(site.train) + len(site.val) + len(site.test)
-        found.append(Workload(name, site.role, num_pictures, len(site.train), len(steps), num_trained, homes.get(name)))
+        role = "server" if name == ROOT else site.role
+        found.append(Workload(name, role, num_pictures, len(site.train), len(steps), num_trained, homes.get(name)))
     others = [sites[name] for name in sorted(sites.keys() - costs.keys())]
     return (*found, *(Workload(each.name, each.role, each.num_pictures, each.train) for each in others))

@@ -155,12 +155,13 @@ def make_federation(
 ):
     """A federation, in this process unless `world` says more, and the server before the first round."""
     from fedlit.algorithms import Sampling
-    from fedlit.client import Client, Resident
+    from fedlit.client import Client
     from fedlit.data.loading import Loader
     from fedlit.federation import Federation, enrolled
     from fedlit.fleet import Fleet, Workbench
     from fedlit.losses import DiceBCE
     from fedlit.messages import Server
+    from fedlit.resident import Resident
     from fedlit.training import LocalTraining
     from fedlit.transforms import Channel
     from fedlit.weights import select

@@ -27,17 +27,27 @@ from fedlit.aggregation import (
     UpdateGuard,
 )
 from fedlit.algorithms import (
+    AFL,
     APFL,
     IOPFL,
+    MOON,
     Clock,
+    FedAdam,
     FedAvg,
+    FedAvgM,
     FedBuff,
+    FedDC,
+    FedDyn,
+    FedNova,
     FedProx,
     FedRep,
     FrequencyMixing,
+    HarmoFL,
     Local,
     PFedMe,
+    QFedAvg,
     Sampling,
+    Scaffold,
 )
 from fedlit.attacks import ALittleIsEnough, Attacked
 from fedlit.errors import BadInput, ClientFailed
@@ -45,6 +55,7 @@ from fedlit.fleet import rows
 from fedlit.metrics import Scoring
 from fedlit.networks import SAM, Adapters, DecoderOnly
 from fedlit.prediction import Global
+from fedlit.transforms import DifferentialPrivacy, LowRank
 from fedlit.weights import save
 from tests.conftest import make_federation, make_network, make_site, make_world, run_rounds
 from tests.rounds import drawn, make_fleet, play
@@ -146,6 +157,34 @@ def buffered(world, team=1):
     return dict(run_rounds(federation, server, 5, algorithm).weights)
 
 
+OPTIMISED = (FedAvgM(), FedAdam(), Scaffold(), FedNova(), FedDyn(), FedDC(), MOON(), QFedAvg(), AFL(), HarmoFL())
+
+
+def optimised(world, team=1):
+    """What the server holds after two rounds of one step of every algorithm that changes a step."""
+    found = {}
+    for algorithm in OPTIMISED:
+        few = [make_site(name, (count, 1, 1)) for name, count in {"a": 3, "b": 2, "c": 4}.items()]
+        options = {"optimizer": sgd, "epochs": None, "steps": 1}
+        federation, server = make_federation(few, world=world, processes_per_client=team, **options)
+        server = run_rounds(federation, server, 2, algorithm)
+        for part, values in {"weights": server.weights, **server.slots}.items():
+            found |= {f"{type(algorithm).__name__}/{part}/{name}": value for name, value in values.items()}
+    return found
+
+
+def uphill(world, team=1):
+    federation, server = make_federation(sites(), world=world, processes_per_client=team, optimizer=sgd)
+    return dict(run_rounds(federation, server, 1, HarmoFL(alpha=0.5)).weights)
+
+
+def thin_and_noisy(world, team=1):
+    """Changes sent as thin matrices, clipped, and their mean with noise."""
+    options = {"optimizer": sgd, "transforms": [LowRank(rank=1), DifferentialPrivacy(noise_multiplier=0.1)]}
+    federation, server = make_federation(sites(), world=world, processes_per_client=team, **options)
+    return dict(run_rounds(federation, server, 2, FedAvg(aggregate=Mean(by="uniform"))).weights)
+
+
 def frequencies(world, team=1):
     federation, server = make_federation(sites(), world=world, processes_per_client=team)
     return dict(run_rounds(federation, server, 2, FrequencyMixing()).weights)
@@ -241,7 +280,7 @@ def scores(world, team=1):
         {"global": Global()},
         server,
         scoring=Scoring(),
-        metrics=["dice", "fedfms_dice"],
+        metrics=["dice", "dice_fedfms_thresholds"],
         classes=["disc"],
         split="test",
     )
@@ -293,12 +332,13 @@ SIDE_BY_SIDE = (
     *(dropped_of_rounded_shares, scores, fedmsa, fedmsa_with_adam, cached_decoder),
     *(robust, robust_in_one_block, colluding),
     *(mixture, envelope, in_turns, buffered, frequencies),
+    *(optimised, uphill, thin_and_noisy),
 )
 WITH_BATCH_NORM = (batch_norm,)
 TOGETHER = (
     *(with_sgd, remembered, personalised, dropped, dropped_late, dropped_for_nan),
     *(scores, fedmsa, cached_decoder, robust),
-    *(mixture, envelope, in_turns, buffered),
+    *(mixture, envelope, in_turns, buffered, uphill),
 )
 WORDS = (unreached, failing, in_sync)
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from fedlit.algorithms import Ditto, FedAvg, FedBN, FedPer, FedRep, LGFedAvg
-from fedlit.client import Resident
 from fedlit.errors import BadInput
 from fedlit.messages import Expert
+from fedlit.resident import Resident
 from fedlit.weights import select, sha256
 from tests.conftest import fedlit, make_federation, make_network, make_site, run_rounds
 

@@ -4,9 +4,10 @@ import lightning
 import pytest
 import torch
 
-from fedlit.client import Client, Resident, check_keep_local
+from fedlit.client import Client
 from fedlit.errors import BadInput
 from fedlit.losses import DiceBCE
+from fedlit.resident import Resident, check_keep_local
 from fedlit.training import LocalTraining
 from fedlit.weights import sha256
 from tests.conftest import make_federation, make_network, make_site, run_rounds

@@ -180,7 +180,7 @@ def test_markdown_and_latex_are_rounded_and_escaped():
         r"\toprule",
         r"data.a\_b & loss & seeds & worst site & mean \\",
         r"\midrule",
-        r"50\%|x & A\&B & 2 & 0.333 $\pm$ 0.012 & 0.500 \\",
+        r"50\%\textbar{}x & A\&B & 2 & 0.333 $\pm$ 0.012 & 0.500 \\",
         r"none & \textasciitilde{} & 1 & 0.250 &  \\",
         r"\bottomrule",
         r"\end{tabular}",

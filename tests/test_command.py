@@ -10,6 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fedlit.checkpoint import kept_name, read_state
+from fedlit.finished import open_model
+from fedlit.record import Record
 from tests.conftest import REAL_DATA, discs, fedlit, write_manifest
 
 
@@ -69,6 +72,35 @@ def test_predict_writes_masks_of_the_pictures_own_size(finished, pictures, tmp_p
         assert found.shape == (40, 50) and set(np.unique(found)) <= {0, 255}
         truth = np.asarray(Image.fromarray(mask).resize((50, 40), Image.Resampling.NEAREST)) > 0
         assert 2 * ((found > 0) & truth).sum() / ((found > 0).sum() + truth.sum()) > 0.5
+
+
+def test_predict_gives_the_masks_that_were_scored(config_file, disc_data, tmp_path):
+    """In the run's precision, and in its batches: TENT adapts to each as it comes."""
+    stride = "prediction.tent_online.adaptation.lr=0.1"  # far enough to be seen
+    words = ("precision=bf16-mixed", "prediction=[tent_online]", "batch_size=2", "num_rounds=5", "lr=0.02", stride)
+    assert fedlit("run", config_file, *words) == 0
+    kept = json.loads((tmp_path / "run" / "summary.json").read_text())["kept_round"]
+    cases = [
+        row for row in Record(tmp_path / "run").cases() if (row.round, row.site, row.metric) == (kept, "u", "dice")
+    ]
+    images = sorted(disc_data.glob("u_*.png"))
+    for model in ("global", "tent_online"):
+        assert fedlit("predict", tmp_path / "run", *images, "--model", model, "--out", tmp_path / model) == 0
+        scored = [row.value for row in sorted(cases, key=lambda row: row.case) if row.model == model]
+        for path, dice in zip(images, scored, strict=True):
+            found = np.asarray(Image.open(tmp_path / model / path.name)) > 0
+            truth = np.asarray(Image.open(disc_data / f"mask_{path.name}")) > 0
+            assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) == pytest.approx(dice, abs=1e-12)
+    last = [(tmp_path / model / images[-1].name).read_bytes() for model in ("global", "tent_online")]
+    assert last[0] != last[1]
+
+
+def test_a_model_in_another_precision_has_the_statistics_that_were_learnt(config_file, tmp_path):
+    assert fedlit("run", config_file, "precision=64-true", "network.norm=batch", "num_rounds=1", "local_epochs=1") == 0
+    state = read_state(tmp_path / "run" / "checkpoint", kept_name(tmp_path / "run" / "checkpoint")).server.weights
+    found = open_model(tmp_path / "run").network.state_dict()
+    statistics = [name for name in state if "running_" in name]
+    assert statistics and all(torch.equal(found[name], state[name]) for name in state)
 
 
 def test_a_personal_model_needs_its_site(finished, pictures, tmp_path, capsys):

@@ -379,6 +379,8 @@ def test_differences_name_keys_and_leave_out_the_free(write):
     words = ["lr=0.5", "seed=1", "algorithm.mu=1", f"loggers={{a: {{_target_: {HERE}.Rule}}}}"]
     new = check(load(write(**whole()), words)).require()
     assert differences(old, old) == []
+    before = OmegaConf.masked_copy(old, [key for key in old if key != "privacy"])  # of a version that did not have it
+    assert differences(before, old) == [] and differences(before, OmegaConf.merge(old, {"privacy": {"_target_": "x"}}))
     changed = ["algorithm.mu: not there -> 1", "lr: 0.001 -> 0.5", "optimizer.lr: 0.001 -> 0.5"]
     assert differences(old, new, free={"loggers", "seed"}) == changed
 

@@ -20,9 +20,9 @@ import fedlit.networks
 import fedlit.prediction
 from fedlit.aggregation import Aggregation
 from fedlit.algorithms import Algorithm
-from fedlit.client import Resident
 from fedlit.messages import Server, Update, header, restore, size, tensors
 from fedlit.prediction import Predictor
+from fedlit.resident import Resident
 from fedlit.weights import sha256
 from tests import rounds
 from tests.conftest import make_federation, make_network, make_site, run_rounds

@@ -19,10 +19,16 @@ def numbers(sites) -> list[Outline]:
     return [Outline(site.name, site.role, len(site.train), len(site.val), len(site.test)) for site in sites]
 
 
+def patients(sites) -> list[int]:
+    return [len({case.group for case in site.train.cases}) for site in sites]
+
+
 @pytest.mark.parametrize("roles", [{}, {"unseen_sites": ["u"], "server_site": "c"}])
 def test_a_manifest_is_outlined_as_it_loads(disc_data, roles):
     source = Manifest(str(disc_data), {"disc": 255})
-    assert source.outline(**roles) == numbers(source.load(**roles))
+    loaded = source.load(**roles)
+    assert source.outline(**roles) == numbers(loaded)
+    assert [each.patients for each in source.outline(**roles)] == patients(loaded)
 
 
 @pytest.mark.parametrize("roles", [{}, {"unseen_sites": ["icu"], "server_site": "north"}])
@@ -30,7 +36,8 @@ def test_a_phantom_is_outlined_as_it_loads_and_not_drawn(tmp_path, roles):
     source = Phantom(size=32, scale=0.15, num_members=6, cache_dir=str(tmp_path / "cache"))
     outlined = source.outline(**roles)
     assert not (tmp_path / "cache").exists()
-    assert outlined == numbers(source.load(**roles))
+    loaded = source.load(**roles)
+    assert outlined == numbers(loaded) and [each.patients for each in outlined] == patients(loaded)
 
 
 def test_pictures_are_not_decoded(tmp_path):

@@ -22,13 +22,13 @@ from fedlit.summary import site_metrics, summarise
 from tests.conftest import fedlit, make_federation, run_rounds
 
 RELEASED = [
-    {"fedfms_iou": [0.209476478086171], "fedfms_dice": [0.3459303081035614]},
-    {"fedfms_iou": [0.21661851655919612], "fedfms_dice": [0.3554253578186035]},
+    {"iou_fedfms_thresholds": [0.209476478086171], "dice_fedfms_thresholds": [0.3459303081035614]},
+    {"iou_fedfms_thresholds": [0.21661851655919612], "dice_fedfms_thresholds": [0.3554253578186035]},
     {
-        "fedfms_iou": [0.2394289435118858, 0.22011252178419052],
-        "fedfms_dice": [0.38592150807380676, 0.36021007895469664],
+        "iou_fedfms_thresholds": [0.2394289435118858, 0.22011252178419052],
+        "dice_fedfms_thresholds": [0.38592150807380676, 0.36021007895469664],
     },
-    {"fedfms_iou": [1.0], "fedfms_dice": [1.0]},
+    {"iou_fedfms_thresholds": [1.0], "dice_fedfms_thresholds": [1.0]},
 ]
 
 
@@ -62,8 +62,8 @@ def test_the_definition():
     dice = [2 * (mask & target).sum() / (mask.sum() + target.sum()) for mask in cuts]
     iou = [(mask & target).sum() / (mask | target).sum() for mask in cuts]
     found = values(logits, target)
-    assert found[0, "fedfms_dice"] == pytest.approx(np.mean(dice), abs=1e-5)
-    assert found[0, "fedfms_iou"] == pytest.approx(np.mean(iou), abs=1e-5)
+    assert found[0, "dice_fedfms_thresholds"] == pytest.approx(np.mean(dice), abs=1e-5)
+    assert found[0, "iou_fedfms_thresholds"] == pytest.approx(np.mean(iou), abs=1e-5)
 
 
 def test_levels_count_the_cuts_below_a_logit_in_the_memory_of_a_mask():
@@ -99,9 +99,9 @@ def test_a_volume_is_the_mean_of_its_slices():
 @pytest.mark.parametrize("rule", ["exclude", "perfect"])
 def test_empty_masks_have_its_own_rule(rule):
     nothing, something = torch.zeros(1, 1, 4, 4, dtype=torch.bool), torch.ones(1, 1, 4, 4, dtype=torch.bool)
-    names = ("fedfms_dice", "dice")
+    names = ("dice_fedfms_thresholds", "dice")
     empty = values(torch.full((1, 1, 4, 4), -1.0), nothing, names, empty_both=rule)
-    assert empty[0, "fedfms_dice"] == 1
+    assert empty[0, "dice_fedfms_thresholds"] == 1
     assert math.isnan(empty[0, "dice"]) if rule == "exclude" else empty[0, "dice"] == 1
     for logits, target in ((-1.0, something), (1.0, nothing)):
         missed = values(torch.full((1, 1, 4, 4), logits), target, FEDFMS, empty_one="exclude")
@@ -110,13 +110,15 @@ def test_empty_masks_have_its_own_rule(rule):
 
 def test_it_differs_from_dice_where_a_network_is_unsure():
     target = torch.ones(1, 1, 4, 4, dtype=torch.bool)
-    unsure = values(torch.full((1, 1, 4, 4), 0.2), target, ("dice", "fedfms_dice"))
-    assert unsure[0, "dice"] == 1 and unsure[0, "fedfms_dice"] == pytest.approx(0.2, abs=1e-4)
+    unsure = values(torch.full((1, 1, 4, 4), 0.2), target, ("dice", "dice_fedfms_thresholds"))
+    assert unsure[0, "dice"] == 1 and unsure[0, "dice_fedfms_thresholds"] == pytest.approx(0.2, abs=1e-4)
 
 
 def test_dice_is_put_beside_it():
-    scoring = Scoring(validation=("fedfms_iou",), test=["iou", "fedfms_dice", "dice"])
-    assert scoring.validation == ("dice", "fedfms_iou") and scoring.test == ("iou", "fedfms_dice", "dice")
+    scoring = Scoring(validation=("iou_fedfms_thresholds",), test=["iou", "dice_fedfms_thresholds", "dice"])
+    assert scoring.validation == ("dice", "iou_fedfms_thresholds")
+    assert scoring.test == ("iou", "dice_fedfms_thresholds", "dice")
+    assert Scoring(test=["fedfms_iou", "fedfms_dice"]).test == ("dice", *FEDFMS[::-1]), "names that it had before"
     assert Scoring().test == METRICS and Scoring(test=("iou",)).test == ("iou",)
 
 
@@ -134,15 +136,20 @@ def test_masks_do_not_do(prediction, named):
 
 
 def test_softmax_is_refused_when_a_config_is_checked(config_file, capsys):
-    words = ["activation=softmax", "loss=dice_ce", "metrics.test=[dice,fedfms_dice]"]
+    words = ["activation=softmax", "loss=dice_ce", "metrics.test=[dice,dice_fedfms_thresholds]"]
     assert fedlit("check", config_file, *words) == 2
     said = capsys.readouterr().err
-    assert said.count("fedfms_") == 1 and "metrics.test" in said and "use activation=sigmoid or leave it out" in said
-    assert fedlit("check", config_file, words[2], "metrics.validation=[fedfms_iou]") == 0
+    assert said.count("_fedfms_thresholds") == 1 and "metrics.test" in said
+    assert "use activation=sigmoid or leave it out" in said
+    assert fedlit("check", config_file, *words[:2], "metrics.test=[fedfms_dice]") == 2
+    capsys.readouterr()
+    assert fedlit("check", config_file, "metrics.test=[fedfms_dice]") == 0
+    assert "metrics.test: fedfms_dice is called dice_fedfms_thresholds now" in "".join(capsys.readouterr())
+    assert fedlit("check", config_file, words[2], "metrics.validation=[iou_fedfms_thresholds]") == 0
     assert fedlit("check", config_file, *words[:2], "metrics.test=[dice]") == 0
     assert fedlit("check", config_file, *words[:2], "metrics.test=${nowhere}") == 2
     with pytest.raises(
-        ValueError, match=r"2 logits for 1 classes: fedfms_dice and fedfms_iou .*; use activation=sigmoid"
+        ValueError, match=r"2 logits for 1 classes: dice_fedfms_thresholds and .*; use activation=sigmoid"
     ):
         levels(torch.zeros(1, 2, 4, 4), 1)
 

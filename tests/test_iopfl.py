@@ -14,10 +14,10 @@ from torch import nn
 from fedlit import algorithms
 from fedlit.algorithms import IOPFL, Algorithm, Centralized, FedAvg, Local
 from fedlit.algorithms.iopfl import best_share
-from fedlit.client import Resident
 from fedlit.messages import Broadcast, Update
 from fedlit.networks import SAM, Adapters
 from fedlit.prediction import Global, Learnt, Personal
+from fedlit.resident import Resident
 from fedlit.weights import lerp, sha256
 from tests.conftest import fedlit, make_federation, make_network, make_site, run_rounds
 

@@ -12,13 +12,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fedlit"
 
 LAYERS = [
-    {"__init__", "errors", "seeding", "units", "files", "storage", "fedfms_score"},
+    {"__init__", "errors", "seeding", "units", "files", "storage", "fedfms_score", "iopfl_score"},
     {"weights", "metrics", "losses", "networks", "schema", "targets", "provenance", "hardware", "stopping"},
-    {"significance"},
+    {"significance", "resident"},
     {"sources", "components", "data", "record", "summary", "gallery", "download", "published_weights", "micro_sam"},
-    {"config", "messages", "preparation", "display", "result_table", "report", "teachers"},
+    {"config", "messages", "preparation", "display", "result_table", "report", "teachers", "text_table"},
     {"rundir", "fleet", "aggregation", "transforms", "inspection", "partition"},
     {"training_state", "training", "local_loss", "checkpoint"},
+    {"privacy"},
     {"client"},
     {"algorithms", "prediction"},
     {"attacks"},
@@ -26,15 +27,17 @@ LAYERS = [
     {"starts", "progress", "sharing"},
     {"beginning", "examination"},
     {"experiment"},
-    {"machine", "assembly"},
+    {"machine", "misfits"},
+    {"first_network", "site_roles", "assembly"},
     {"finished", "rehearsal", "footprint", "pace", "sweep", "collect"},
     {"slurm", "collected_table"},
+    {"studies"},
     {"sketch"},
     {"workload"},
     {"plan"},
     {"plan_table"},
     {"command", "outcome"},
-    {"data_commands"},
+    {"data_commands", "study_commands"},
     {"__main__"},
 ]
 DISTRIBUTED = ("torch.distributed", "global_rank", "local_rank", "world_size", "all_reduce", "all_gather")

@@ -12,12 +12,12 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling.image_encoder import Attention
 from torch import nn
 
-from fedlit.client import Resident
 from fedlit.losses import DiceBCE
 from fedlit.networks import SAM, Adapters, DecoderOnly, Full, LoRA
 from fedlit.networks.prompting import prompted
 from fedlit.networks.relative_attention import WAYS, RelativeAttention
 from fedlit.networks.sam_architecture import SIZES, Architecture, build_sam
+from fedlit.resident import Resident
 
 GOLDEN = Path(__file__).parent / "golden"
 WINDOWED = Architecture(48, 3, 3, (1,), 128, 16, 3, decoder_width=32, decoder_mlp=64, decoder_heads=4)

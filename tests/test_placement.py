@@ -30,7 +30,7 @@ def outcomes(request, tmp_path_factory):
     words = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={request.param}", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*words, "tests/scenarios.py", str(out)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        [*words, "tests/scenarios.py", str(out)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return request.param, out

@@ -42,7 +42,7 @@ def test_the_commands_run_in_order(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("fedlit ")]
     lines = [line for line in lines if "devices=" not in line and "data.root=FOLDER" not in line]
-    assert len(lines) == 23
+    assert len(lines) == 24
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
         if words[0] in ("run", "check", "warm-start"):
@@ -58,6 +58,13 @@ def test_the_commands_run_in_order(folder, monkeypatch, capsys):
         assert fedlit(*words) == 0, line
     assert "already complete" in capsys.readouterr().out
     assert (folder / "masks" / "new.png").is_file() and (folder / "runs" / "local" / "report.html").is_file()
+
+
+def test_the_study_is_one(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    Path("my_study.yaml").write_text(next(block for block in blocks("yaml") if "my_study" in block))
+    assert fedlit("reproduce", "my_study.yaml", "--data", "hospitals", "--seeds", "1", "--dry-run") == 0
+    assert "9 runs: 9 to begin" in capsys.readouterr().out  # three methods, three sites left out
 
 
 def test_the_ten_lines_load_an_exported_model(folder, monkeypatch):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fedlit.client import Resident
 from fedlit.data.pictures import Case, Pictures, Unlabelled
 from fedlit.messages import Expert, Server
 from fedlit.prediction import Learnt
+from fedlit.resident import Resident
 from fedlit.weights import sha256
 from tests.conftest import discs, make_network
 
@@ -36,6 +36,17 @@ def at_unseen_site(network=None, *, experts=(), **options) -> Learnt:
 
 def unlabelled(count=6, seed=3, **options) -> Unlabelled:
     return Pictures.from_arrays(*discs(count, seed), np.array([[0, 1]]), name="u", **options).unlabelled()
+
+
+def exact(images: Unlabelled) -> Unlabelled:
+    """The same pictures in float64, for laws that rounding would hide."""
+    return Unlabelled(
+        images.cases,
+        lambda indices: images.images(indices).double(),
+        size=images.size,
+        channels=images.channels,
+        name=images.name,
+    )
 
 
 def volumes(sizes=(3, 2)) -> Unlabelled:

@@ -21,7 +21,8 @@ class FLTrust(Comparing):
     """sum_k t_k (|g_0| / |g_k|) g_k / sum_k t_k with g_k = w_k - w and the trust t_k = max(0, cos(g_k, g_0)).
 
     g_0 is the change that the server's own site asks for: it trains in every round as the members do, and does not
-    count itself. Where no client is trusted, the weights stay and a warning says so.
+    count itself. That is the work of no client: nothing of it is sent, and no number of clients holds it. Where no
+    client is trusted, the weights stay and a warning says so.
     """
 
     @property

@@ -19,6 +19,7 @@ from fedlit.algorithms.fedprox import FedProx
 from fedlit.algorithms.fedrep import FedRep
 from fedlit.algorithms.finetuning import FineTuning
 from fedlit.algorithms.frequencymixing import FrequencyMixing
+from fedlit.algorithms.harmofl import HarmoFL
 from fedlit.algorithms.iopfl import IOPFL
 from fedlit.algorithms.lgfedavg import LGFedAvg
 from fedlit.algorithms.local import Local
@@ -51,6 +52,7 @@ __all__ = [
     "FedYogi",
     "FineTuning",
     "FrequencyMixing",
+    "HarmoFL",
     "LGFedAvg",
     "Local",
     "PFedMe",

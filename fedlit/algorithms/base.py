@@ -10,9 +10,10 @@ from random import Random
 from typing import Any, ClassVar
 
 from fedlit.aggregation import ROOT, Aggregation, Mean
-from fedlit.client import Client, Resident
+from fedlit.client import Client
 from fedlit.data.site import Site
 from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
+from fedlit.resident import Resident
 from fedlit.seeding import address
 from fedlit.weights import Weights, lerp
 
@@ -49,6 +50,10 @@ class Algorithm(ABC):
 
     keeps_local: ClassVar[bool] = False
     """Members keep some entries by themselves, beside those of the experiment's `keep_local`."""
+
+    sends_training_alone: ClassVar[bool] = False
+    """All that leaves a site is made of what it was sent and of what one call of `client.fit` makes of that, the number
+    of its pictures and the loss told; what is told of pictures otherwise gets no noise with `privacy`."""
 
     aggregate: Aggregation = field(default_factory=Mean)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fedlit.algorithms.base import Algorithm
 from fedlit.algorithms.fedavg import FedAvg
@@ -14,6 +15,8 @@ from fedlit.data.site import Site
 @dataclass(frozen=True)
 class Centralized(Algorithm):
     """One client holds the training pictures of all sites and trains as under FedAvg."""
+
+    sends_training_alone: ClassVar[bool] = True
 
     def participants(self, sites: Sequence[Site]) -> list[Site]:
         splits = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from fedlit.algorithms.base import Algorithm
 from fedlit.client import Client
@@ -12,6 +13,8 @@ from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
 @dataclass(frozen=True)
 class FedAvg(Algorithm):
     """w <- sum_k n_k/n w_k."""
+
+    sends_training_alone: ClassVar[bool] = True
 
     def local_update(self, client: Client, broadcast: Broadcast) -> tuple[Update, Slots]:
         client.load(broadcast.weights)

@@ -16,6 +16,8 @@ from fedlit.weights import add, subtract
 class FedAvgM(Algorithm):
     """v <- momentum v + (mean_k w_k - w), w <- w + lr v, over the parameters."""
 
+    sends_training_alone: ClassVar[bool] = True
+
     neutral: ClassVar[Mapping[str, float]] = {"momentum": 0, "lr": 1}
 
     momentum: float = 0.9

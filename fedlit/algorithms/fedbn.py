@@ -7,9 +7,9 @@ from typing import ClassVar, Literal, get_args
 
 from fedlit.algorithms.base import Algorithm
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.client import Resident
 from fedlit.errors import BadInput
 from fedlit.prediction.features import norm_layers
+from fedlit.resident import Resident
 
 Keeps = Literal["layers", "statistics"]
 
@@ -24,6 +24,8 @@ class FedBN(Algorithm):
     Args:
         keeps: the whole `layers` (FedBN), or their running `statistics` alone (SiloBN).
     """
+
+    sends_training_alone: ClassVar[bool] = True
 
     keeps_local: ClassVar[bool] = True
 

@@ -25,6 +25,8 @@ class FedDC(Algorithm):
     FedAvg, without drift.
     """
 
+    sends_training_alone: ClassVar[bool] = True
+
     neutral: ClassVar[Mapping[str, float]] = {"alpha": 0}
 
     alpha: float = 0.01

@@ -25,6 +25,8 @@ class FedDyn(Algorithm):
     parameters. alpha 0 is FedAvg.
     """
 
+    sends_training_alone: ClassVar[bool] = True
+
     neutral: ClassVar[Mapping[str, float]] = {"alpha": 0}
 
     aggregate: Aggregation = field(default_factory=partial(Mean, by="uniform"))

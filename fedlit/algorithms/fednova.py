@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 from torch.optim import SGD
 
@@ -22,6 +23,8 @@ class FedNova(Algorithm):
     momentum of SGD, of which nothing is kept between rounds. The sum is w + lr (mean - w), the mean by p_i / a_i and
     lr = (sum_i p_i a_i) (sum_i p_i / a_i), so that clients send what they do under FedAvg, and two numbers.
     """
+
+    sends_training_alone: ClassVar[bool] = True
 
     aggregate: Aggregation = field(default_factory=partial(Mean, by="reported"))
 

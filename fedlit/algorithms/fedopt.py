@@ -28,6 +28,8 @@ class FedOpt(Algorithm):
         tau: how little a change may be to count in full.
     """
 
+    sends_training_alone: ClassVar[bool] = True
+
     lr: float = 0.01
     beta1: float = 0.9
     tau: float = 1e-3

@@ -10,8 +10,8 @@ from torch import nn
 
 from fedlit.algorithms.base import Algorithm
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.client import Resident
 from fedlit.errors import BadInput
+from fedlit.resident import Resident
 from fedlit.weights import select
 
 
@@ -22,6 +22,8 @@ class FedPer(Algorithm):
     Args:
         head: shell patterns of the personal layers' entries; None: the layer that the network calls its `classifier`.
     """
+
+    sends_training_alone: ClassVar[bool] = True
 
     keeps_local: ClassVar[bool] = True
 

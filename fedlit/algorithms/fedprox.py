@@ -20,6 +20,8 @@ from fedlit.weights import Weights, beside
 class FedProx(Algorithm):
     """min_w F_k(w) + mu/2 |w - w_t|^2 at every client, over the trained parameters that are shared."""
 
+    sends_training_alone: ClassVar[bool] = True
+
     neutral: ClassVar[Mapping[str, Any]] = {"mu": 0}
 
     mu: float = 0.01

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 from fedlit.algorithms.base import Algorithm, require
 from fedlit.algorithms.fedavg import FedAvg
 from fedlit.algorithms.fedper import head_of
-from fedlit.client import Client, Resident
+from fedlit.client import Client
 from fedlit.messages import Broadcast, Slots, Update
+from fedlit.resident import Resident
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from fedlit.algorithms.base import Algorithm
 from fedlit.algorithms.fedavg import FedAvg
 from fedlit.algorithms.fedper import head_of
-from fedlit.client import Resident
+from fedlit.resident import Resident
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class LGFedAvg(Algorithm):
     Args:
         head: shell patterns of the shared entries; None: the layer that the network calls its `classifier`.
     """
+
+    sends_training_alone: ClassVar[bool] = True
 
     keeps_local: ClassVar[bool] = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fedlit.algorithms.base import Algorithm
 from fedlit.client import Client
@@ -12,6 +13,8 @@ from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
 @dataclass(frozen=True)
 class Local(Algorithm):
     """Each site's own model goes on from where it was; only the common first state is shared, and no byte is sent."""
+
+    sends_training_alone: ClassVar[bool] = True
 
     @property
     def models(self) -> tuple[str, ...]:

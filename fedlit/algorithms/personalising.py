@@ -10,9 +10,10 @@ from typing import Any
 from fedlit.aggregation import Aggregation
 from fedlit.algorithms.base import Algorithm, Sampling
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.client import Client, Resident
+from fedlit.client import Client
 from fedlit.data.site import Site
 from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
+from fedlit.resident import Resident
 from fedlit.training import LocalTraining
 from fedlit.training_state import OF_TRAINING
 from fedlit.weights import Weights

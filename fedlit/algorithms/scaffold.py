@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -25,6 +25,8 @@ class Scaffold(Algorithm):
     Args:
         lr: of the server.
     """
+
+    sends_training_alone: ClassVar[bool] = True
 
     aggregate: Aggregation = field(default_factory=partial(Mean, by="uniform"))
     lr: float = 1.0

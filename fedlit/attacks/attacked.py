@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from fedlit.algorithms import FedAvg
 from fedlit.attacks.base import Attack, Conspirator, Plot, conspirators
@@ -22,6 +23,8 @@ class Attacked(FedAvg):
         attack: what the malicious members do.
         malicious: their names.
     """
+
+    sends_training_alone: ClassVar[bool] = False
 
     attack: Attack = field(default_factory=SignFlip)
     malicious: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from fedlit.data.slices import Slice, read_slice
 from fedlit.errors import BadInput
 from fedlit.seeding import address
 
@@ -21,7 +22,7 @@ SITE_NAME = re.compile(r"\w([\w .+-]*[\w.+-])?")  # also names folders and stand
 
 @dataclass(frozen=True)
 class Row:
-    """One case: a picture or a volume with its mask."""
+    """One case, or one slice of a case: a picture or a volume with its mask."""
 
     site: str
     image: Path  # absolute, links resolved, inside the root
@@ -31,6 +32,7 @@ class Row:
     spacing: tuple[float, ...] | None  # as written: 1 to 3 numbers, mm
     line: int  # in the file, from 1
     name: str  # the image as written in the manifest
+    slice: Slice | None = None  # of a picture that is part of a volume
 
 
 def refuse(problems: Sequence[str], heading: str) -> NoReturn:
@@ -63,7 +65,9 @@ def manifest_problems(root: str | Path, file: str = "sites.csv") -> list[str]:
 
 def read_manifest(root: str | Path, file: str = "sites.csv") -> list[Row]:
     """The rows of `root/file`, in its order. Columns: site, image, mask, group, optionally split (train, val or test)
-    and spacing in mm (one number, `row column` or `slice row column`, separated by blanks or x); others are ignored.
+    and spacing in mm (one number, `row column` or `slice row column`, separated by blanks or x); of a picture that is a
+    slice of a volume also slice (its number there), volume (by default the patient) and slice_spacing in mm: the slices
+    are scored together. Others are ignored.
 
     Paths are relative to the root and may not leave it, not through a link either. All problems are raised as one
     `BadInput`.
@@ -115,10 +119,15 @@ def _row(record: dict[str, str], root: Path, where: str, line: int) -> tuple[Row
     except ValueError:
         allowed = "one number, `row column` or `slice row column`, in mm above 0"
         problems.append(f"{where}: spacing={record['spacing']!r}; allowed are {allowed}")
+    own = None
+    try:
+        own = read_slice(record)
+    except ValueError as error:
+        problems.append(f"{where}: {error}")
     if problems:
         return None, problems
     name = record["image"]
-    return Row(site, paths["image"], paths["mask"], split, record["group"], spacing, line, name), []
+    return Row(site, paths["image"], paths["mask"], split, record["group"], spacing, line, name, own), []
 
 
 def _inside(root: Path, cell: str) -> Path:
@@ -195,7 +204,8 @@ def dealt(rows: Sequence[Row], members: Collection[str], *, seed: int) -> list[R
     def moved(row: Row) -> Row:
         if row.split != "train" or row.site not in members:
             return row
-        return replace(row, site=home[row.site, row.group], group=f"{row.site}/{row.group}")
+        own = row.slice and row.slice._replace(volume=f"{row.site}/{row.slice.volume}")
+        return replace(row, site=home[row.site, row.group], group=f"{row.site}/{row.group}", slice=own)
 
     return [moved(row) for row in rows]
 

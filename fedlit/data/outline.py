@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,13 +18,17 @@ OWN_SIZES = ((1024, 1024), (1536, 2048), (2048, 1280))  # tried where sizes are 
 
 @dataclass(frozen=True)
 class Outline:
-    """A site's name, role (see `Site`) and number of pictures in each split, slices of volumes counted one by one."""
+    """A site's name, role (see `Site`) and number of pictures in each split, slices of volumes counted one by one.
+
+    `patients` of the training pictures; None where they are not known.
+    """
 
     name: str
     role: str
     train: int
     val: int
     test: int
+    patients: int | None = field(default=None, compare=False)
 
     @property
     def num_pictures(self) -> int:
@@ -45,7 +49,9 @@ def outlines(rows: Sequence[Row], roles: Mapping[str, str]) -> list[Outline]:
             problems.append(str(error))
     if problems:
         raise BadInput("\n  ".join(["The headers of volumes cannot be read:", *problems]))
-    return [Outline(name, roles[name], *(found[name, split] for split in SPLITS)) for name in sorted(roles)]
+    groups = {name: {row.group for row in rows if (row.site, row.split) == (name, "train")} for name in roles}
+    counts = {name: [found[name, split] for split in SPLITS] for name in roles}
+    return [replace(Outline(name, roles[name], *counts[name]), patients=len(groups[name])) for name in sorted(roles)]
 
 
 def augmented_size(size: tuple[int, int] | None, augment: Sequence | None, channels: int = 1) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -98,7 +98,9 @@ class Phantom:
         roles = roles_of(counts.keys(), unseen_sites=unseen, server_site=server, seed_names={})
         for name in unseen:
             counts[name] = [0, 0, sum(counts[name])]
-        return [Outline(name, roles[name], *counts[name]) for name in sorted(counts)]
+        visits = {each.name: _visits(each, "train", counts[each.name][0], self.seed) for each in self._hospitals()}
+        patients = {name: len({patient for patient, _ in each}) for name, each in visits.items()}
+        return [replace(Outline(name, roles[name], *counts[name]), patients=patients[name]) for name in sorted(counts)]
 
     def training_size(self) -> tuple[int, int] | None:
         """See `Manifest.training_size`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -13,12 +13,15 @@ from fedlit.data.pack import JoinedPack, Pack
 from fedlit.data.request import Request, channels_first, same_size
 from fedlit.errors import BadInput
 
+Stack = TypeVar("Stack")
+
 
 class Case(NamedTuple):
     """What is scored once: a picture, or all slices of a volume.
 
     `indices` are its pictures, in order; `group` is the patient, unique within its site; `spacing` in mm is
-    (row, column) of a picture, (slice, row, column) of a volume, or None.
+    (row, column) of a picture, (slice, row, column) of a volume, or None. `numbers` are the places of its slices where
+    they were files of their own, of which some may be missing; empty where all are there.
     """
 
     id: str
@@ -26,6 +29,7 @@ class Case(NamedTuple):
     group: str
     spacing: tuple[float, ...] | None = None
     is_volume: bool = False
+    numbers: tuple[int, ...] = ()
 
 
 class Pictures:
@@ -167,12 +171,19 @@ class Unlabelled:
         raise AssertionError(f"a predictor asked for the labels of {self.name}: it may only see images(indices)")
 
 
-def batches_of_cases(cases: Sequence[Case], has_one_size: bool, batch_size: int) -> Iterator[list[Case]]:
+def batches_of_cases(cases: Iterable[Case], has_one_size: bool, batch_size: int) -> Iterator[list[Case]]:
     """Whole cases together, about `batch_size` pictures at once; one by one where sizes differ."""
-    group: list[Case] = []
-    for case in cases:
-        group.append(case)
-        if not has_one_size or sum(len(case.indices) for case in group) >= batch_size:
+    return in_batches(cases, has_one_size, batch_size, lambda case: len(case.indices))
+
+
+def in_batches(
+    stacks: Iterable[Stack], has_one_size: bool, batch_size: int, num_pictures: Callable[[Stack], int]
+) -> Iterator[list[Stack]]:
+    """Whole stacks of pictures together, about `batch_size` pictures at once; one by one where sizes differ."""
+    group: list[Stack] = []
+    for stack in stacks:
+        group.append(stack)
+        if not has_one_size or sum(map(num_pictures, group)) >= batch_size:
             yield group
             group = []
     if group:

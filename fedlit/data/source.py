@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fedlit.data.augmentation import Augmentation, plain
-from fedlit.data.cache import Files, PackedCase, file_hashes, packed
+from fedlit.data.cache import Files, file_hashes, packed
 from fedlit.data.checks import (
     duplicates,
     listed_twice,
@@ -32,9 +32,10 @@ from fedlit.data.manifest import (
     split_by_group,
 )
 from fedlit.data.outline import Outline, augmented_size, outlines
-from fedlit.data.pictures import Case, Pictures
+from fedlit.data.pictures import Pictures
 from fedlit.data.preparing import INTENSITIES, Preparation
 from fedlit.data.site import Site
+from fedlit.data.slices import case_of, cases_of, slice_problems
 from fedlit.errors import BadInput
 from fedlit.storage import default_cache
 
@@ -96,7 +97,8 @@ class Manifest:
         if problems := self.check():
             refuse(problems, "The data cannot be loaded")
         rows = [replace(row, split="test") for row in self._rows()]
-        return self._loaded(rows, {row.site: "unseen" for row in rows}, listed_twice(rows, file=self.file))
+        problems = listed_twice(rows, file=self.file) + slice_problems(rows, file=self.file)
+        return self._loaded(rows, {row.site: "unseen" for row in rows}, problems)
 
     def outline(self, *, unseen_sites: Collection[str] | None = None, server_site: str | None = None) -> list[Outline]:
         """The sites in order of their names by their numbers alone: no picture is decoded.
@@ -118,6 +120,7 @@ class Manifest:
         digests = self._digests(rows)
         facts = sorted(
             (row.site, row.name, row.split, row.group, row.spacing or (), digests[row.image], digests[row.mask])
+            + (() if row.slice is None else tuple(row.slice))
             for row in rows
         )
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -160,7 +163,8 @@ class Manifest:
         if self.deal_seed is not None:
             rows = dealt(rows, [site for site, role in roles.items() if role == "member"], seed=self.deal_seed)
         problems = no_training(rows, roles, file=self.file) + listed_twice(rows, file=self.file)
-        return rows, roles, problems + patients_in_two_splits(rows, file=self.file)
+        problems += patients_in_two_splits(rows, file=self.file) + slice_problems(rows, file=self.file)
+        return rows, roles, problems
 
     def _loaded(self, rows: list[Row], roles: Mapping[str, str], problems: list[str]) -> list[Site]:
         digests = self._digests(rows)
@@ -228,10 +232,10 @@ class Manifest:
         augmentation = Augmentation(tuple(self.augment)) if self.augment else None
         splits = {}
         for split in SPLITS:
-            chosen = sorted((row for row in rows if row.split == split), key=lambda row: row.name)
+            chosen = sorted((row for row in rows if row.split == split), key=case_of)
             located = [(row, places[keys[row.line]]) for row in chosen]
             try:
-                cases = _cases(located, preparation, self.file)
+                cases = cases_of(located, preparation, self.file)
             except BadInput as error:
                 problems.append(str(error))
                 continue
@@ -250,17 +254,3 @@ class Manifest:
 
 def _several(value: object) -> tuple:
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-
-
-def _cases(located: Sequence[tuple[Row, PackedCase]], preparation: Preparation, file: str) -> list[Case]:
-    cases, start = [], 0
-    for row, place in located:
-        spacing = row.spacing or place.spacing
-        try:
-            spacing = preparation.spacing(spacing, decoded_size=place.size, is_volume=place.is_volume)
-        except BadInput as error:
-            raise BadInput(f"{file} line {row.line}: {error}") from error
-        indices = tuple(range(start, start + place.num_slices))
-        cases.append(Case(row.name, indices, row.group, spacing, place.is_volume))
-        start += place.num_slices
-    return cases

@@ -104,17 +104,7 @@ class Kept:
             BadInput: it does not fit a rule that compares weights.
             ClientFailed: it holds NaN or Inf, and the rule does not judge that.
         """
-        name = type(self.rule).__name__
-        if update.slots:
-            raise BadInput(
-                f"algorithm.aggregate: {name} compares weights, and this algorithm sends more than these "
-                f"({', '.join(sorted(update.slots))}), which have no share in it; use fedlit.aggregation.Mean"
-            )
-        if unknown := update.weights.keys() - self.broadcast.weights.keys():
-            raise BadInput(
-                f"algorithm.aggregate: {name} compares updates with what was sent out, and {min(unknown)} "
-                f"({len(unknown)} entries in all) was not; use fedlit.aggregation.Mean"
-            )
+        check_comparable(self.rule, update, self.broadcast)
         values = {entry: value for entry, value in tensors(update).items() if value.is_floating_point()}
         row = flattened(values).cpu()
         if not self.rule.takes_any:
@@ -176,6 +166,21 @@ class Kept:
             total.add({"flat": start.to(device)}, stayed)
         has_terms = self.world.share(float(total.like is not None))
         return mean(total, {"flat": start}, has_terms, self.world, math.fsum(chosen.coefficients.tolist()))["flat"]
+
+
+def check_comparable(rule: Comparing, update: Update, broadcast: Broadcast) -> None:
+    """Raises BadInput where an update is not one that the rule could compare with what was sent out."""
+    name = type(rule).__name__
+    if update.slots:
+        raise BadInput(
+            f"algorithm.aggregate: {name} compares weights, and this algorithm sends more than these "
+            f"({', '.join(sorted(update.slots))}), which have no share in it; use fedlit.aggregation.Mean"
+        )
+    if unknown := update.weights.keys() - broadcast.weights.keys():
+        raise BadInput(
+            f"algorithm.aggregate: {name} compares updates with what was sent out, and {min(unknown)} "
+            f"({len(unknown)} entries in all) was not; use fedlit.aggregation.Mean"
+        )
 
 
 def gram_of(rows: Rows, start: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from fedlit.aggregation import ROOT
 from fedlit.display import Display, open_display
 from fedlit.errors import NO_CLIENTS_FAULT, ClientFailed, ProcessLost
 from fedlit.fleet.collecting import Collected, Outcome, collecting
@@ -20,16 +21,18 @@ from fedlit.fleet.placement import desks, pack
 from fedlit.fleet.processes import raise_first, told
 from fedlit.fleet.team import Team
 from fedlit.fleet.world import World
+from fedlit.hardware import peak_bytes
 from fedlit.messages import Aggregate, Broadcast, Expert, Report, Slots, Update, header, restore, tensors
-from fedlit.transforms import Channel
+from fedlit.transforms import Channel, Sent
 from fedlit.weights import dumps, loads, to_cpu
 
 if TYPE_CHECKING:
     from lightning.fabric.wrappers import _FabricModule
 
     from fedlit.aggregation import Aggregation, Coefficient
-    from fedlit.client import Client, Resident
+    from fedlit.client import Client
     from fedlit.data.loading import Loader
+    from fedlit.resident import Resident
 
 Result = TypeVar("Result")
 LocalUpdate = Callable[["Client", Broadcast], tuple[Update, Slots]]
@@ -116,6 +119,11 @@ class Fleet:
         """This process is the one that writes shared files and speaks to the user."""
         return self.world.is_first
 
+    @property
+    def members(self) -> list[str]:
+        """The clients by name; what the server trains itself, where the rule of aggregation asks for it, is none."""
+        return sorted(name for name in self.clients if name != ROOT)
+
     def lives_here(self, name: str) -> bool:
         """The client's home is the team of this process."""
         return self.homes.get(name) == self.workbench.team.number
@@ -145,7 +153,7 @@ class Fleet:
         coefficient = rule.coefficients({name: len(self.clients[name].site.train) for name in cohort})
         for client in self.clients.values():
             client.reports_validation = rule.needs_validation
-        self.watch.round_started(broadcast.round + 1, cohort)
+        self.watch.round_started(broadcast.round + 1, [name for name in cohort if name != ROOT])
         collected = self._collecting(rule, coefficient, broadcast, cohort)
         seen = dict.fromkeys(cohort, broadcast) | dict(older or {})
         reports, failures, end = self._work(local_update, seen, broadcast.round + 1, collected)
@@ -156,6 +164,8 @@ class Fleet:
         raise_first(end for _, _, end, _ in shared)
         reports = sorted((report for part, *_ in shared for report in part), key=lambda report: report.client)
         failures = {name: failure for _, part, *_ in reversed(shared) for name, failure in sorted(part.items())}
+        root = next((report for report in reports if report.client == ROOT), None)
+        reports = [report for report in reports if report is not root]
         self._judge(failures, len(reports), broadcast.round + 1)
         outcome = collected.outcome([part for *_, part in shared])
         reports = [report for report in reports if report.client not in outcome.dropped]
@@ -163,7 +173,7 @@ class Fleet:
         self.seconds_of_rounds += time.perf_counter() - start
         dropped = {name: reason for name, (reason, _) in failures.items()} | dict(outcome.dropped)
         dropped = dict(sorted(dropped.items()))
-        aggregate = replace(restore(Aggregate, {}, outcome.tensors), reports=tuple(reports), dropped=dropped)
+        aggregate = replace(restore(Aggregate, {}, outcome.tensors), reports=tuple(reports), dropped=dropped, root=root)
         buffers = self.workbench.resident.buffers
         return self.channel.receive(aggregate, broadcast, len(cohort), buffers, self._spread)
 
@@ -200,7 +210,7 @@ class Fleet:
             try:
                 update, memory = team.together(partial(local_update, client, seen[name]), patience=ALONE)
                 send = partial(self.channel.send, update, seen[name], self.memories.get(name, {}), buffers, len(seen))
-                sent = team.together(send)
+                sent = Sent(update, 0, {}) if name == ROOT else team.together(send)  # what is there is not sent
                 team.together(partial(self._add, collected, sent.update))
             except NO_CLIENTS_FAULT as error:  # the policy does not apply
                 return reports, failures, error
@@ -216,7 +226,8 @@ class Fleet:
             self._pending[name] = {slot: to_cpu(values) for slot, values in memory.items()}
             if team.is_first:
                 reports.append(Report(name, update.num_samples, sent.num_bytes, seconds, update.scalars))
-                self.watch.client_done(name, seconds, update.scalars["loss"])
+                if name != ROOT:
+                    self.watch.client_done(name, seconds, update.scalars["loss"])
         return reports, failures, None
 
     def _add(self, collected: Collected, update: Update) -> None:
@@ -308,6 +319,11 @@ class Fleet:
             name: restore(Expert, found, loads(self.world.spread(contents.pop(name, b""), self.desks[name])))
             for name, found in headers.items()
         }
+
+    def peak_bytes(self) -> int | None:
+        """The most memory that one process has held at once since it started; None where it cannot be known."""
+        found = self.world.share(peak_bytes(self.workbench.fabric.device))
+        return max((each for each in found if each is not None), default=None)
 
     def idle_fractions(self) -> list[float]:
         """By process: the share of the rounds' time in which it had no client to work for. Measured since the start."""

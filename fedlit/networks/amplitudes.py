@@ -12,7 +12,7 @@ class AmplitudeNorm(nn.Module):
     """Gives all pictures the same low-frequency amplitudes: a running mean over those met in training. Phases stay.
 
     The mean is a float buffer: what a federation averages becomes that of all sites, and an unseen site is normalised
-    by it. As long as it is empty, pictures pass as they are. HarmoFL's weight perturbation is not part of this.
+    by it. As long as it is empty, pictures pass as they are. HarmoFL's weight perturbation is `algorithm=harmofl`.
 
     Args:
         channels: of a picture [B, C, H, W] in [0, 1].

@@ -10,9 +10,9 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from fedlit.client import Resident
 from fedlit.data.pictures import Unlabelled
 from fedlit.messages import Expert, Server, Slots
+from fedlit.resident import Resident
 from fedlit.weights import WeightedSum, Weights, select
 
 Model = Callable[[Tensor], Tensor]

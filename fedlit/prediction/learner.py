@@ -99,7 +99,7 @@ def pictures_of(learnt: Learnt, images: Unlabelled | None) -> Unlabelled:
     if images is None or not len(images):
         raise BadInput(
             f"{learnt.site or 'this model'}: what adapts to a site needs the site's pictures, and there are none; give "
-            "its data, or use prediction=global"
+            "them (fedlit predict RUN IMAGES --model NAME), or use global"
         )
     return images
 

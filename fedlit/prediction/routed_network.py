@@ -20,6 +20,8 @@ def route(
 ) -> dict[str, RoutedLayer]:
     """Replace the layers of a network whose kernels the experts hold; returns them by name.
 
+    Linear layers beside attention that wants the sequence first [L, B, C] stay global: their rows are no pictures.
+
     Args:
         network: the global model; changed in place.
         entries: the name among the experts' of a parameter, by its `id`.
@@ -28,9 +30,10 @@ def route(
     pictures = Pictures()
     routed: dict[str, RoutedLayer] = {}
     names = {id(module): name for name, module in network.named_modules()}
+    apart = sequence_first(network)
     for parent in [*network.modules()]:
         for place, child in [*parent._modules.items()]:
-            if child is None or type(child) not in KINDS or id(child.weight) not in entries:
+            if child is None or type(child) not in KINDS or id(child.weight) not in entries or child in apart:
                 continue
             name = names[id(child)]
             if name not in routed:
@@ -39,6 +42,16 @@ def route(
     network.register_forward_pre_hook(pictures)
     avoid_fast_path(network)
     return routed
+
+
+def sequence_first(network: nn.Module) -> set[nn.Module]:
+    """The linear layers of modules that hold attention with `batch_first=False`."""
+    holders = [
+        module
+        for module in network.modules()
+        if any(getattr(child, "batch_first", True) is False for child in module.children())
+    ]
+    return {layer for holder in holders for layer in holder.modules() if type(layer) is nn.Linear}
 
 
 def avoid_fast_path(network: nn.Module) -> None:

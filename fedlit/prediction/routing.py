@@ -14,6 +14,7 @@ from fedlit.prediction.base import Learnt, Model, Predictor
 from fedlit.prediction.features import norm_layers, uncached
 from fedlit.prediction.gates import FORMS
 from fedlit.prediction.learner import pictures_of
+from fedlit.prediction.members import members
 from fedlit.prediction.normalisation import use_batch_statistics
 from fedlit.prediction.routed_network import Routed, mean_square, route
 from fedlit.prediction.steadiest import take_steadiest
@@ -68,7 +69,7 @@ class Routing(Predictor):
             raise ValueError(f"anchor={self.anchor!r} pulls gates to 0, the global model with gates=difference; use 0")
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
-        check_experts(learnt)
+        experts = members(learnt)
         if learnt.shared is None:
             return None
         images = pictures_of(learnt, images)
@@ -82,11 +83,10 @@ class Routing(Predictor):
             affine = {f"{layer}.{part}" for layer in norm_layers(network) for part in ("weight", "bias")}
             for name in affine & trained.keys():
                 trained[name].requires_grad_(True)
-        members = sorted(learnt.experts)
         layers = route(
             network,
             {id(value): name for name, value in trained.items()},
-            [learnt.experts[member].weights for member in members],
+            [expert.weights for expert in experts],
             form=FORMS[self.gates],
             seed=(learnt.seed, learnt.site, "gates"),
         )
@@ -102,22 +102,5 @@ class Routing(Predictor):
 
         with uncached(network):  # no view of a picture comes twice
             model = self.adaptation.adapt(learnt, network, images, objective)
-        return Routed(model, layers, members if self.gates == "difference" else [*members, "global"])
-
-
-def check_experts(learnt: Learnt) -> None:
-    """Raises BadInput where there are no personal models, or one is of another network."""
-    if not learnt.experts:
-        raise BadInput(
-            f"{learnt.site}: routing mixes the members' personal models, and this run shares none; train with an "
-            "algorithm that makes them and let members share them: algorithm=iopfl share_personal=true"
-        )
-    for member, expert in sorted(learnt.experts.items()):
-        for name, value in learnt.resident.parameters.items():
-            found = expert.weights.get(name)
-            if found is None or found.shape != value.shape:
-                there = "is missing" if found is None else f"has shape {tuple(found.shape)}"
-                raise BadInput(
-                    f"{learnt.site}: the personal model of {member} is of another network: entry {name} {there}, here "
-                    f"it has shape {tuple(value.shape)}; members must train one network"
-                )
+        names = [expert.client for expert in experts]
+        return Routed(model, layers, names if self.gates == "difference" else [*names, "global"])

@@ -81,12 +81,12 @@ def _draw_panel(place: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], 
     place.yaxis.set_major_locator(MaxNLocator(5))
     place.set_xlabel("round")
     named = [site for site in ranked if colours[site] != GREY]
-    for site, height in _spread_labels(place, named, curves):
+    for site, height in spread_labels(place, named, curves):
         place.annotate(short(site, room), (1, height), (8, 0), xycoords="axes fraction", textcoords="offset points",
                        va="center", color=colours[site])  # fmt: skip
 
 
-def _spread_labels(place: Axes, sites: Sequence[str], curves: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def spread_labels(place: Axes, sites: Sequence[str], curves: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """(site, height as a fraction of the axes) of labels that stand beside their curve's end and do not overlap."""
     low, high = place.get_ylim()
     figure = place.get_figure()

@@ -9,7 +9,9 @@ from typing import Any
 from fedlit.report.reading import Run
 
 NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "assd": "ASSD", "nsd": "NSD", "mm": "mm", "px": "px"}
-NAMES |= {"fedfms_dice": "FedFMS Dice", "fedfms_iou": "FedFMS IoU"}
+NAMES |= {"dice_fedfms_thresholds": "FedFMS Dice", "iou_fedfms_thresholds": "FedFMS IoU"}
+NAMES |= {"dice_iopfl_with_background": "IOP-FL Dice, background included"}
+NAMES |= {"dice_iopfl_with_background_foreground_slices": "IOP-FL Dice, background included, slices with foreground"}
 
 
 def site_table(run: Run) -> dict[str, Any]:
@@ -37,6 +39,8 @@ def metric_name(name: str) -> str:
     """`hd95_mm` -> `HD95 (mm)`."""
     if name in NAMES:
         return NAMES[name]
+    if "_per_slice" in name:
+        return f"{metric_name(name.replace('_per_slice', ''))}, per slice"
     kind, _, unit = name.partition("_")
     return NAMES.get(kind, kind) + (f" ({NAMES.get(unit, unit)})" if unit else "")
 

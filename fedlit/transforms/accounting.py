@@ -7,6 +7,7 @@ clipping norm C: the sum of a round then differs by up to 2 C. The number of mem
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -57,12 +58,24 @@ def epsilon(noise_multiplier: float, num_members: int, num_clients: int, num_rou
 
 def least_noise(wanted: float, num_members: int, num_clients: int, num_rounds: int, delta: float) -> float:
     """The smallest noise multiplier, to 1 %, that gives an epsilon of at most `wanted`."""
+    return least(lambda noise: epsilon(noise, num_members, num_clients, num_rounds, delta), wanted, within=0.01)
+
+
+def least(epsilon_of: Callable[[float], float], wanted: float, *, within: float, most: float = math.inf) -> float:
+    """The smallest noise multiplier, from above, with an epsilon of at most `wanted`; infinite if above `most`.
+
+    Args:
+        epsilon_of: falls with the noise multiplier.
+        within: how far it may be off, as a share of it.
+    """
     low, high = 0.0, 1.0
-    while epsilon(high, num_members, num_clients, num_rounds, delta) > wanted:
+    while epsilon_of(high) > wanted:
         low, high = high, 2 * high
-    while high - low > 0.01 * high:
+        if high > most:
+            return math.inf
+    while high - low > within * high:
         middle = (low + high) / 2
-        if epsilon(middle, num_members, num_clients, num_rounds, delta) > wanted:
+        if epsilon_of(middle) > wanted:
             low = middle
         else:
             high = middle

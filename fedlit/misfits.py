@@ -1,0 +1,129 @@
+"""What of an experiment does not fit together although each part of it is right: one place for check, plan and run."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from fedlit.aggregation import ROOT
+from fedlit.algorithms import Algorithm, Sampling
+from fedlit.config import build
+from fedlit.data.site import Site
+from fedlit.errors import BadInput
+from fedlit.privacy import CaseLevel, CasePrivacy
+from fedlit.privacy.drawing import cases_of
+from fedlit.privacy.per_case import not_told_apart
+from fedlit.resident import Resident, check_keep_local
+from fedlit.transforms import Channel, Transform
+
+
+def refuse(misfits: Iterable[str]) -> None:
+    """Raises BadInput where there are some, one a line."""
+    lines = list(dict.fromkeys(misfits))
+    if lines:
+        raise BadInput("\n".join(lines))
+
+
+def of_members(config: DictConfig, algorithm: Algorithm, participants: Sequence[Site] | None) -> Iterator[str]:
+    """What so many members, with so many pictures, cannot do: the rule of aggregation, and the transforms of updates.
+
+    Args:
+        participants: the sites that train, see `assembly.participating`; None where they are not known, and then
+            `clients_per_round` is the most that there are in a round.
+    """
+    cohort = of_a_round(config, algorithm, participants)
+    if cohort is not None:
+        yield from told(lambda: algorithm.aggregate.coefficients(cohort))
+    settings = {str(key): value for key, value in config.items()}
+    num_members = None if participants is None else sum(site.name != ROOT for site in participants)
+    before: list[Transform] = []
+    for name, transform in transforms(config).items():
+        problems = transform.problems(algorithm, settings, before, num_members)
+        yield from (f"transform.{name}: {problem}" for problem in problems)
+        before.append(transform)
+    if config.privacy is None:
+        return
+    if not getattr(build(config.loss), "is_mean_over_pictures", False):
+        yield (
+            f"privacy: the loss {config.loss._target_} is no mean over pictures, or does not say so by "
+            "`is_mean_over_pictures`, and would mix the cases of a batch; choose one that does, such as dice_bce"
+        )
+    for name, here in case_privacy(config, participants or ()).items():
+        yield from (f"privacy: {name}: {problem}" for problem in here.unmet())
+
+
+def of_network(config: DictConfig, algorithm: Algorithm, resident: Resident) -> Iterator[str]:
+    """What the network's entries forbid: patterns that match none of them, or all."""
+    yield from told(lambda: kept_entries(config, algorithm, resident))
+    if config.privacy is not None:
+        yield from not_told_apart(resident)
+
+
+def told(check: Callable[[], object]) -> list[str]:
+    """What a check refuses."""
+    try:
+        check()
+    except BadInput as error:
+        return [str(error)]
+    return []
+
+
+def of_a_round(config: DictConfig, algorithm: Algorithm, participants: Sequence[Site] | None) -> dict[str, int] | None:
+    """Training pictures of the clients of the first round, by name; None where it is not known how many there are."""
+    if participants is not None:
+        cohort = sampling(config)([site.name for site in participants], 0)
+        return {site.name: len(site.train) for site in participants if site.name in cohort}
+    if config.clients_per_round is None:
+        return None
+    names = [f"client {place}" for place in range(config.clients_per_round)]
+    return dict.fromkeys([*names, *([ROOT] if algorithm.aggregate.needs_root else [])], config.batch_size)
+
+
+def sampling(config: DictConfig) -> Sampling:
+    return Sampling(config.clients_per_round, config.fraction_train, config.seed)
+
+
+def transforms(config: DictConfig) -> Mapping[str, Transform]:
+    """By name, in order."""
+    return {str(name): build(node) for name, node in config.transform.items()}
+
+
+def case_privacy(config: DictConfig, sites: Sequence[Site]) -> dict[str, CasePrivacy]:
+    """The privacy of the cases of each site, if the planned rounds are run; none where the config asks for none.
+
+    The server's own site is left out.
+    """
+    if config.privacy is None:
+        return {}
+    settings: CaseLevel = build(config.privacy)
+    names, draw, found = [site.name for site in sites], sampling(config), {}
+    num_rounds = Counter(name for round in range(config.num_rounds) for name in draw(names, round))
+    expected = config.batch_size * config.accumulate_batches
+    for site in sites:
+        num_cases = len(cases_of(site.train))
+        steps = config.local_steps or config.local_epochs * math.ceil(num_cases / expected)
+        if site.name != ROOT:
+            found[site.name] = settings.at(num_cases, expected, steps, num_rounds[site.name])
+    return found
+
+
+def open_channel(config: DictConfig) -> Channel:
+    """What happens to updates on their way."""
+    return Channel(tuple(transforms(config).values()), config.seed)
+
+
+def kept_entries(config: DictConfig, algorithm: Algorithm, resident: Resident) -> tuple[str, ...]:
+    """Patterns of the entries that stay at their site: those asked for, the float buffers with `buffers: local`, and
+    those that the algorithm leaves there.
+
+    Raises:
+        BadInput: one matches nothing, or all together match everything.
+    """
+    buffers: Any = resident.buffers if config.buffers == "local" else ()
+    patterns = (*config.keep_local, *buffers, *algorithm.kept(resident))
+    check_keep_local(resident.entries, patterns)
+    return patterns

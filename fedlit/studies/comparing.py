@@ -1,0 +1,163 @@
+"""Any finished runs as the rows of one table, named by what differs in their configs."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedlit.collect import compared, differing, shown
+from fedlit.errors import BadInput
+from fedlit.studies.numbers import Design, Row
+from fedlit.studies.results import Result, read_results, refuse_other_data
+from fedlit.studies.table import Scored, scored
+
+TARGET = "._target_"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone.
+
+    Args:
+        name: what differs from the other groups.
+    """
+
+    name: str
+    results: tuple[Result, ...]
+
+    @property
+    def algorithm(self) -> str:
+        """The class of its algorithm, as `Local`."""
+        return str(self.results[0].config.algorithm["_target_"]).rpartition(".")[2]
+
+    @property
+    def models(self) -> list[str]:
+        """All that were scored, the one the runs were judged by first."""
+        there = dict.fromkeys([self.results[0].model])
+        return list(there | dict.fromkeys(model for result in self.results for _, model, _ in sorted(result.cases)))
+
+    def row(self, model: str, name: str) -> Row:
+        """Its runs are numbered: a case is its mean over all of them, seeds need not be those of other groups."""
+        results: dict[tuple[str | None, int], Result] = {(None, place): each for place, each in enumerate(self.results)}
+        return Row(name, results, model, tuple(range(len(results))))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side.
+
+    Args:
+        members, others: sites that members are in every run, and further ones that several runs scored.
+        rows: one for every group and model, the reference first.
+        tables: of the members, and of the others where there are some.
+    """
+
+    groups: tuple[Group, ...]
+    rows: tuple[Row, ...]
+    members: tuple[str, ...]
+    others: tuple[str, ...]
+    tables: tuple[Scored, ...]
+
+
+def compare(paths: Sequence[Path], metric: str) -> Comparison:
+    """Read runs and set them side by side; the first one's model is the reference.
+
+    Args:
+        metric: without its unit.
+
+    Raises:
+        BadInput: something is no finished run, or runs were scored on other cases or by other metrics.
+    """
+    paths = list(dict.fromkeys(Path(path) for path in paths))
+    results = read_results(paths)
+    refuse_other_cases(results)
+    for result in results:
+        if result.unit(metric) not in {name for _, _, name in result.cases}:
+            there = ", ".join(sorted({name for _, _, name in result.cases})) or "none"
+            raise BadInput(f"--metric={metric}: {result.path} was not scored by it; it has {there}")
+    groups = grouped(results)
+    rows = [
+        group.row(model, group.name if len(group.models) == 1 else f"{group.name}, {model}")
+        for group in groups
+        for model in group.models
+    ]
+    roles: dict[str, set[str]] = defaultdict(set)
+    for result in results:
+        for site, role in result.roles.items():
+            roles[site].add(role)
+    members = tuple(sorted(site for site, found in roles.items() if found == {"member"}))
+    others = tuple(sorted(site for site, found in roles.items() if found != {"member"} and "server" not in found))
+    tables = []
+    for sites in (members, others):
+        if sites and (with_scores := [row for row in rows if has_scores(row, sites, metric)]):
+            seeds = tuple(range(max(len(row.results) for row in with_scores)))
+            design = Design((None,), seeds, "members", sites, with_scores[0].name)
+            tables.append(scored(with_scores, design, metric))
+    return Comparison(tuple(groups), tuple(rows), members, others, tuple(tables))
+
+
+def has_scores(row: Row, sites: Sequence[str], metric: str) -> bool:
+    return any(result.scores(site, metric, row.model) for result in row.results.values() for site in sites)
+
+
+def refuse_other_cases(results: Sequence[Result]) -> None:
+    """Raises BadInput where two runs were scored on test cases that are not the same, or share no site."""
+    first = results[0]
+    for result in results[1:]:
+        common = sorted(first.roles.keys() & result.roles.keys())
+        for site in common:
+            one, other = first.case_names(site), result.case_names(site)
+            if one != other:
+                known = (compared(each.config) for each in (first, result))
+                keys = [key for key in differing(list(known)) if key.startswith(("data.", "unseen_", "server_site"))]
+                why = f" ({', '.join(keys)} differ)" if keys else ""
+                raise BadInput(
+                    f"{result.path} was scored on other test cases than {first.path}{why}: at {site} there are "
+                    f"{len(other)} and {len(one)}, of which {len(one & other)} are in both; compare runs of one split"
+                )
+        if not common:
+            raise BadInput(f"{result.path} and {first.path} have no site in common: there is nothing to compare")
+    refuse_other_data(results)
+
+
+def grouped(results: Sequence[Result]) -> list[Group]:
+    """Runs that differ in their seed alone together, in the order in which they were given.
+
+    Where two runs have the same config and seed, each run stands alone under its folder's name.
+    """
+    keys = [compared(result.config) for result in results]
+    texts = [repr(sorted(key.items())) for key in keys]
+    if len({(text, result.seed) for text, result in zip(texts, results, strict=True)}) < len(results):
+        return [Group(result.path.as_posix(), (result,)) for result in results]
+    of: dict[str, list[int]] = {}
+    for place, text in enumerate(texts):
+        of.setdefault(text, []).append(place)
+    names = named([keys[places[0]] for places in of.values()])
+    return [
+        Group(name, tuple(sorted((results[place] for place in places), key=lambda result: result.seed)))
+        for name, places in zip(names, of.values(), strict=True)
+    ]
+
+
+def named(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each config is called: `FedProx, mu 0.1`. Arguments of components that are not the same are left out.
+
+    One group alone has the name of its algorithm.
+    """
+    keys = differing(groups)
+    targets = tuple(key.removesuffix(TARGET) + "." for key in keys if key.endswith(TARGET))
+    short = [key for key in keys if key.endswith(TARGET) or not key.startswith(targets)] or ["algorithm._target_"]
+    names = [_label(group, short) for group in groups]
+    return names if max(Counter(names).values()) == 1 else [_label(group, keys) for group in groups]
+
+
+def _label(group: Mapping[str, Any], keys: Sequence[str]) -> str:
+    parts = []
+    for key in keys:
+        value = shown(group.get(key, ""))
+        name = "" if key.endswith(TARGET) else f"{key.rpartition('.')[2] or key} "
+        parts.append(name + (value if value not in ("", '""') else "not set"))
+    return ", ".join(parts)

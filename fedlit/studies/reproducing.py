@@ -1,0 +1,106 @@
+"""Reproducing a study: its runs as far as they are not there yet, then its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from fedlit.collect import unfinished
+from fedlit.errors import BadInput
+from fedlit.files import write_atomically
+from fedlit.rundir import RunDirectory
+from fedlit.studies.grid import Plan, Point, Standing
+from fedlit.studies.numbers import Design, Row
+from fedlit.studies.page import write_page
+from fedlit.studies.results import read_result, refuse_other_data
+from fedlit.studies.table import Scored, scored
+from fedlit.studies.writing import as_csv, as_latex, as_markdown, show
+from fedlit.sweep import Grid
+
+FILES = ("table.csv", "table.md", "table.tex", "table.html")
+
+
+def waiting(standings: Mapping[Point, Standing]) -> list[Point]:
+    """The runs that are not complete."""
+    return [point for point, found in standings.items() if found != "complete"]
+
+
+def said_of(standings: Mapping[Point, Standing]) -> str:
+    """`12 runs: 3 complete, 1 to go on, 8 to begin`."""
+    names = {"complete": "complete", "continue": "to go on", "new": "to begin"}
+    counts = {name: sum(found == key for found in standings.values()) for key, name in names.items()}
+    total = len(standings)
+    return f"{total} run{'s' * (total > 1)}: " + ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def grid_of(plan: Plan, points: Sequence[Point]) -> Grid:
+    """Runs as `fedlit submit` takes them."""
+    return Grid(tuple(point.run for point in points), plan.asked.study.name, True, ())
+
+
+def lack(point: Point) -> str:
+    """What a run lacks to stand in the table; empty where it is finished with all the rounds that are asked."""
+    if why := unfinished(point.path):
+        return "not begun" if why.startswith("no run") else why
+    rounds, asked = RunDirectory(point.path).read_config().num_rounds, point.config.num_rounds
+    return "" if rounds == asked else f"finished with {rounds} rounds, and {asked} are asked"
+
+
+def missing_runs(plan: Plan) -> list[str]:
+    """A line for every run that is not in the table."""
+    reasons = ((point, lack(point)) for point in plan.points)
+    return [f"{point.title}: {why}" for point, why in reasons if why]
+
+
+def rows_of(plan: Plan) -> list[Row]:
+    """The methods with those of their runs that lack nothing.
+
+    Raises:
+        BadInput: a run was made from other data than the others.
+    """
+    results = {point: read_result(point.path) for point in plan.points if not lack(point)}
+    refuse_other_data(list(results.values()))
+    return [
+        Row(
+            method.name,
+            {(point.fold, point.seed): found for point, found in results.items() if method.name in point.methods},
+            method.model,
+        )
+        for method in plan.asked.study.methods
+    ]
+
+
+def tables_of(plan: Plan) -> list[Scored]:
+    """A table for every metric of the study, of the runs that are finished."""
+    study, rows = plan.asked.study, rows_of(plan)
+    results = [result for row in rows for result in row.results.values()]
+    if study.folds and study.scores == "unseen":
+        sites = [fold for fold in plan.folds if fold is not None]
+    else:
+        role = "unseen" if study.scores == "unseen" else "member"
+        sites = sorted({site for result in results for site, found in result.roles.items() if found == role})
+    design = Design(plan.folds, plan.asked.seeds, study.scores, tuple(sites), study.reference)
+    return [scored(rows, design, metric) for metric in study.metrics]
+
+
+def write_tables(plan: Plan, console: Console) -> list[str]:
+    """Write the tables beside the runs and print the main one; returns what must be known of them."""
+    study, out = plan.asked.study, plan.asked.out
+    tables = tables_of(plan)
+    if not tables[0].design.sites or not any(line.row.results for line in tables[0].lines):
+        raise BadInput(f"no run of study {study.name} in {out} is finished that scores a site: there is no table yet")
+    missing = [f"Not in the table: {text}." for text in missing_runs(plan)]
+    notes = [*missing, *dict.fromkeys(remark for table in tables for remark in table.remarks)]
+    title = f"{study.title} ({study.paper})" if study.paper else study.title
+    write_atomically(out / "table.csv", as_csv(tables))
+    write_atomically(out / "table.md", as_markdown(title, tables, notes))
+    write_atomically(out / "table.tex", as_latex(title, tables, notes))
+    write_page(out / "table.html", plan, tables, notes)
+    show(tables[0], console, with_costs=True)
+    return notes
+
+
+def written(out: Path) -> list[Path]:
+    return [out / name for name in FILES]

@@ -1,0 +1,174 @@
+"""A study's file: which methods are compared, on which sites, by which scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fedlit.config import shipped
+from fedlit.errors import BadInput
+from fedlit.schema import our_name, suggestion
+from fedlit.sources import read_mapping, words
+
+OF_THE_STUDY = ("seed", "unseen_sites", "data.root", "run_dir", "name", "resume", "overwrite")
+"""Keys that the study itself sets in every run, or that fit no grid."""
+
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Args:
+        config: a shipped experiment, or the path of a file.
+        set: config words for its runs.
+        model: the predictor whose scores these are; None is the one that each run was judged by.
+    """
+
+    name: str
+    config: str
+    set: tuple[str, ...] = ()
+    model: str | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What its runs are; methods with the same share them."""
+        return (self.config, *self.set)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's file says.
+
+    Args:
+        folds: `unseen_sites` leaves each site of the data out in turn; None is one fold, the config's own.
+        scores: whose scores are the columns: those of `unseen` sites or of `members`.
+        metrics: a table each, without their unit; the first is the main one.
+        reference: the method that the others are tested against.
+        set: config words for the runs of all methods; a method's own come after them.
+    """
+
+    name: str
+    title: str
+    paper: str
+    folds: str | None
+    scores: str
+    metrics: tuple[str, ...]
+    reference: str
+    methods: tuple[Method, ...]
+    set: tuple[str, ...] = ()
+
+
+ALLOWED = {"folds": (None, "unseen_sites"), "scores": ("unseen", "members")}
+KEYS = tuple(each.name for each in fields(Study) if each.name != "name")
+METHOD_KEYS = tuple(each.name for each in fields(Method) if each.name != "name")
+
+
+def read_study(name: str) -> Study:
+    """The study of a file, or the shipped one of a bare name.
+
+    Raises:
+        BadInput: there is none, or with all that is wrong in it.
+    """
+    file = Path(name)
+    if not name.endswith(SUFFIXES):
+        file = shipped(f"reproduce/{name}")
+    elif not file.is_file():
+        raise BadInput(f"{name}: no such file; a name without suffix means a shipped study")
+    values = read_mapping(file)
+    problems = list(_problems(values))
+    methods, wrong = _methods(values.get("methods"), file.parent)
+    given, unfit = _words(values.get("set"), "set")
+    problems += [*wrong, *unfit]
+    names = [method.name for method in methods]
+    reference = values.get("reference")
+    if reference and not wrong and reference not in names:
+        problems.append(f"reference: {reference!r} is no method{suggestion(reference, names)}")
+    if problems:
+        raise BadInput("\n  ".join([f"{file}: {len(problems)} problem{'s' * (len(problems) > 1)}", *problems]))
+    return Study(
+        name=file.stem,
+        title=str(values.get("title") or file.stem),
+        paper=str(values.get("paper") or ""),
+        folds=values.get("folds"),
+        scores=values.get("scores", "members"),
+        metrics=tuple(values["metrics"]),
+        reference=values["reference"],
+        methods=tuple(methods),
+        set=given,
+    )
+
+
+def _problems(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong beside the methods."""
+    problems = [f"{key}: unknown key{suggestion(key, KEYS)}" for key in values if key not in KEYS]
+    problems += [f"{key}: is not set" for key in ("metrics", "reference", "methods") if not values.get(key)]
+    for key, allowed in ALLOWED.items():
+        if key in values and values[key] not in allowed:
+            listed = ", ".join("null" if value is None else value for value in allowed)
+            problems.append(f"{key}: is {values[key]!r}; allowed are {listed}")
+    metrics = values.get("metrics") or []
+    if not isinstance(metrics, list) or not all(isinstance(each, str) for each in metrics):
+        problems.append(f"metrics: expected a list of names, got {metrics!r}")
+    elif len(set(metrics)) < len(metrics):
+        problems.append(f"metrics: a name stands twice in {', '.join(metrics)}")
+    return problems
+
+
+def _methods(values: Any, folder: Path) -> tuple[list[Method], list[str]]:
+    if not isinstance(values, Mapping):
+        return [], [f"methods: expected `name: {{config: ..., set: [...]}}`, got {values!r}"] if values else []
+    methods, problems = [], []
+    for name, given in values.items():
+        where = f"methods.{name}"
+        if not isinstance(given, Mapping):
+            problems.append(f"{where}: expected {{config: ..., set: [...]}}, got {given!r}")
+            continue
+        problems += [
+            f"{where}.{key}: unknown key{suggestion(key, METHOD_KEYS)}" for key in given if key not in METHOD_KEYS
+        ]
+        config = given.get("config")
+        if not isinstance(config, str):
+            problems.append(
+                f"{where}.config: {'is not set' if config is None else f'is {config!r}'}; name an experiment"
+            )
+            continue
+        wanted, unfit = _words(given.get("set"), f"{where}.set")
+        problems += unfit
+        is_file = config.endswith(SUFFIXES)
+        if is_file and not (folder / config).is_file():
+            problems.append(f"{where}.config: {folder / config}: no such file; a name without suffix is a shipped one")
+        model = given.get("model")
+        methods.append(
+            Method(
+                str(name),
+                (folder / config).as_posix() if is_file else config,
+                wanted,
+                None if model is None else str(model),
+            )
+        )
+    return methods, problems
+
+
+def _words(value: Any, where: str) -> tuple[tuple[str, ...], list[str]]:
+    """The config words of a list, and what is wrong with it."""
+    wanted = value or []
+    if not isinstance(wanted, list) or not all(isinstance(word, str) for word in wanted):
+        return (), [f"{where}: expected a list of KEY=VALUE words, got {wanted!r}"]
+    return tuple(wanted), [f"{where}: {text}" for text in word_problems(wanted)]
+
+
+def word_problems(given: list[str] | tuple[str, ...]) -> list[str]:
+    """What is wrong with config words that are to hold in several runs of a study."""
+    try:
+        keys = words(given)
+    except BadInput as error:
+        return [str(error)]
+    return [
+        f"{key} is set by the study itself, or fits no grid of runs; leave it out"
+        for key in keys
+        if our_name(key) in OF_THE_STUDY
+    ]

@@ -1,0 +1,156 @@
+"""The table of a study: rows methods, columns sites, mean and spread over seeds, paired tests against one row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fedlit.collect import Spread
+from fedlit.significance import FEWEST, holm, paired_p
+from fedlit.studies.numbers import GAP, MEAN, OF_SITES, Column, Design, Numbers, Row, paired
+from fedlit.studies.results import is_lower_better, mean
+
+
+@dataclass(frozen=True)
+class Value:
+    """A cell.
+
+    Args:
+        num_seeds: that the spread is over.
+        is_whole: these are all that were asked for.
+        p: of the paired test against the reference, corrected by Holm for the rows of the column.
+        untested: why there is no p; empty where there is one.
+    """
+
+    spread: Spread
+    num_seeds: int
+    is_whole: bool
+    is_best: bool = False
+    p: float | None = None
+    untested: str = ""
+
+    @property
+    def differs(self) -> bool:
+        """From the reference, at the level of 5 %."""
+        return self.p is not None and self.p < 0.05
+
+
+@dataclass(frozen=True)
+class Line:
+    """The cells of a row."""
+
+    row: Row
+    values: Mapping[Column, Value]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A table by one metric.
+
+    Args:
+        metric: as the runs name it, with its unit where all sites have the same.
+        num_cases: of the reference that count, by site and over all; None where it has none.
+        remarks: what must be known of cells that are empty or untested.
+    """
+
+    metric: str
+    design: Design
+    lines: tuple[Line, ...]
+    num_cases: Mapping[Column, int | None]
+    remarks: tuple[str, ...] = ()
+    has_one_unit: bool = True
+
+
+def scored(rows: Sequence[Row], design: Design, metric: str) -> Scored:
+    """The table of these rows by a metric (without its unit)."""
+    units = units_of(rows, design, metric)
+    has_one_unit = len(units) < 2
+    numbers = [Numbers(row, design, metric, has_one_unit) for row in rows]
+    reference = next(each for each in numbers if each.row.name == design.reference)
+    columns: dict[Column, list[Value]] = {column: _column(numbers, reference, column) for column in design.columns}
+    remarks = list(dict.fromkeys(gap for each in numbers for gap in each.gaps))
+    if not has_one_unit:
+        there = " and ".join(f"{name} at {', '.join(sites)}" for name, sites in units.items())
+        remarks.append(f"the runs give {there}: these are no numbers to be averaged or compared over sites")
+    lines = [Line(row, {column: columns[column][place] for column in design.columns}) for place, row in enumerate(rows)]
+    counted = {column: reference.by_case(column, reference.seeds(column)) for column in design.columns}
+    return Scored(
+        metric=next(iter(units), metric) if has_one_unit else metric,
+        design=design,
+        lines=tuple(lines),
+        num_cases={
+            column: None if column[0] in OF_SITES else sum(value is not None for value in cases.values()) or None
+            for column, cases in counted.items()
+        },
+        remarks=tuple(remarks),
+        has_one_unit=has_one_unit,
+    )
+
+
+def units_of(rows: Sequence[Row], design: Design, metric: str) -> dict[str, list[str]]:
+    """The metric as the runs name it, with its unit -> the sites that are scored so."""
+    found: dict[str, list[str]] = {}
+    for site in design.sites:
+        for name in dict.fromkeys(
+            name for row in rows for each in row.results.values() for name in each.units(metric, site)
+        ):
+            found.setdefault(name, []).append(site)
+    return found
+
+
+def _column(numbers: Sequence[Numbers], reference: Numbers, column: Column) -> list[Value]:
+    every = [(each, each.over_seeds(column)) for each in numbers]
+    values = [Value(Spread.of(found), len(found), len(found) == len(each.seeds_asked)) for each, found in every]
+    whole = [value.spread.mean for value in values if value.is_whole and value.spread.mean is not None]
+    is_lowest_best = column[0] == GAP or is_lower_better(reference.metric)
+    best = (min if is_lowest_best else max)(whole, default=None)
+    tests = {each.row.name: _test(each, reference, column) for each in numbers if each is not reference}
+    corrected = holm({name: found for name, found in tests.items() if isinstance(found, float)})
+    done = []
+    for each, value in zip(numbers, values, strict=True):
+        is_best = best is not None and value.is_whole and value.spread.mean == best
+        found = "reference" if each is reference else tests[each.row.name]
+        why = found if isinstance(found, str) else ""
+        done.append(replace(value, is_best=is_best, p=None if why else corrected[each.row.name], untested=why))
+    return done
+
+
+def _test(one: Numbers, reference: Numbers, column: Column) -> float | str:
+    """The p of paired cases, not corrected, or why there is none.
+
+    A case's value is its mean over common seeds; of a row that has seeds of its own, over all of these.
+    """
+    if column[0] in OF_SITES:
+        return "no test"
+    if column[0] == MEAN and not one.has_one_unit:
+        return "no common unit"
+    own, others = one.seeds(column), reference.seeds(column)
+    if one.row.seeds is None:
+        own = others = own & others
+    if not own or not others:
+        return "no common seed"
+    pairs = paired(one.by_case(column, sorted(own)), reference.by_case(column, sorted(others)))
+    if pairs is None:
+        return "other cases"
+    if len(pairs) < FEWEST:
+        return "too few"
+    p = paired_p(list(pairs.values()))
+    assert p is not None
+    return p
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one run: megabytes up and down and hours of training, means over the runs of a row; the most GB of memory."""
+
+    num_runs: int
+    megabytes: float | None
+    hours: float | None
+    gigabytes: float | None
+
+    @staticmethod
+    def of(row: Row) -> Cost:
+        results = list(row.results.values())
+        megabytes = mean(result.num_bytes(row.model) / 1e6 for result in results)
+        peaks = [result.gigabytes for result in results if result.gigabytes is not None]
+        return Cost(len(results), megabytes, mean(result.hours for result in results), max(peaks, default=None))

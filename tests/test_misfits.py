@@ -1,0 +1,74 @@
+"""What does not fit together is said by check, by plan and by a run in the same words, before anything is decoded."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import fedlit
+
+NOT_DEFINED = "updates a round or more"
+MASKED = ("transform=secure_aggregation", "transform.secure_aggregation.threshold=4")
+WORDS = {
+    "a pattern for nothing": (("keep_local=[nothing]",), "'nothing' matches none of the network's"),
+    "a pattern for everything": (("keep_local=['*']",), "keeps every entry local: nothing is left to share"),
+    "a head that is nothing": (("algorithm=fedper", "algorithm.head=[x]"), "algorithm.head: 'x' matches none"),
+    "a head that is all": (("algorithm=fedrep", "algorithm.head=['*']"), "is all that is trained of UNet"),
+    "nothing but a head": (("algorithm=lgfedavg", "algorithm.head=['*']"), "the head is to be a part of it"),
+    "no statistics to keep": (("algorithm=silobn",), "has running statistics"),
+    "a layer that is not there": (("algorithm=moon", "algorithm.layer=x"), "'x' is no layer of UNet"),
+    "a network of no kind": (("network.norm=x",), "norm='x' is not allowed; use one of group, batch, instance"),
+    "too few for Krum": (("algorithm.aggregate=krum",), "needs 5 updates a round or more (2 num_malicious + 3)"),
+    "too few for Bulyan": (("algorithm.aggregate=bulyan",), "needs 7 updates a round or more (4 num_malicious + 3)"),
+    "nothing to trim": (("algorithm.aggregate=trimmed_mean",), NOT_DEFINED),
+    "too few behind a guard": (("algorithm.aggregate=update_guard", "algorithm.aggregate.rule=krum"), NOT_DEFINED),
+    "no root of trust": (("algorithm.aggregate=fltrust",), "name the site that has them by server_site=NAME"),
+    "more than weights": (("algorithm=scaffold", "algorithm.aggregate=median"), "Median compares weights"),
+    "no coefficient": (("algorithm.aggregate.by=reported",), "clients report a coefficient (FedNova, QFedAvg, AFL)"),
+    "a threshold above the members": (MASKED, "threshold=4 is more than the 3 clients of a round"),
+    "nobody who could keep": (("algorithm=centralized", "keep_local=[head.bias]"), "has no member that could keep"),
+    "an activation without its loss": (("activation=softmax",), "does not fit loss"),
+    "too few members": (("min_available_clients=4",), "only 3 sites train"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_check_says_in_one_line_what_does_not_fit(config_file, capsys, name):
+    words, text = WORDS[name]
+    assert fedlit("check", config_file, *words) == 2
+    (problem,) = (line for line in capsys.readouterr().err.splitlines() if text in line)
+    assert problem.startswith("  ")
+
+
+def test_all_of_it_is_said_at_once_and_plan_and_run_say_the_same(config_file, tmp_path, capsys):
+    words = ("algorithm.aggregate=krum", "keep_local=[nothing]")
+    said = {}
+    for command in ("check", "plan", "run"):
+        assert fedlit(command, config_file, *words) == 2
+        said[command] = capsys.readouterr().err
+    texts = (NOT_DEFINED, "'nothing' matches none")
+    assert [sum(text in said["check"] for text in texts), "2 problems" in said["check"]] == [2, True]
+    assert all(text in said["plan"] for text in texts)
+    assert texts[0] in said["run"]  # where no network is made for nothing
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_epsilon_is_judged_by_check_where_the_members_decide_it(config_file, capsys):
+    pytest.importorskip("dp_accounting")
+    words = ("transform=differential_privacy", "algorithm.aggregate=uniform", "clients_per_round=2")
+    assert fedlit("check", config_file, *words, "transform.differential_privacy.epsilon=2") == 2
+    assert "4 rounds with 2 of 3 members have epsilon" in capsys.readouterr().err
+
+
+def test_without_data_the_network_and_the_clients_of_a_round_are_judged(config_file, capsys):
+    words = ("data.root='???'", "clients_per_round=4", "algorithm.aggregate=krum", "keep_local=[nothing]")
+    assert fedlit("check", config_file, *words) == 2
+    said = capsys.readouterr().err
+    assert "needs 5 updates" in said and "there are 4" in said and "'nothing' matches none" in said
+    assert fedlit("check", config_file, words[0], "algorithm.aggregate=krum") == 0  # members are not known
+
+
+def test_what_is_wrong_with_keys_comes_first(config_file, capsys):
+    assert fedlit("check", config_file, "lrr=1", "keep_local=[nothing]") == 2
+    said = capsys.readouterr().err
+    assert "did you mean lr?" in said and "nothing" not in said
+    assert fedlit("check", config_file, "data.labels='???'", "keep_local=[nothing]") == 0  # no network without classes

@@ -1,0 +1,225 @@
+"""The table of a study is what the runs recorded: means, spreads, best, tests and costs, by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import statistics
+
+import pytest
+
+from fedlit.record import CaseRow, Record
+from fedlit.significance import holm, paired_p
+from fedlit.studies.numbers import Design, Row
+from fedlit.studies.page import lead
+from fedlit.studies.results import read_result
+from fedlit.studies.table import Cost, scored
+from fedlit.studies.writing import as_csv, as_latex, as_markdown, as_text
+from fedlit.summary import site_metrics
+from fedlit.text_table import Cell, TextTable
+from tests.finished_runs import finished_run
+
+BASE = [0.50, 0.60, 0.70, 0.55, 0.65, 0.75]
+BETTER = [value + 0.01 * place for place, value in enumerate(BASE, 1)]
+
+
+@pytest.fixture
+def row(tmp_path):
+    """Makes a row of runs without folds: a mapping from site to cases for each seed."""
+
+    def make(name, *seeds, **options):
+        results = {}
+        for seed, scores in enumerate(seeds):
+            if scores is not None:
+                path = finished_run(tmp_path / f"{name}{seed}", scores, seed=seed, **options)
+                results[None, seed] = read_result(path)
+        return Row(name, results)
+
+    return make
+
+
+def design(*sites, num_seeds=1, **options):
+    return Design(
+        **{"folds": (None,), "scores": "members", "reference": "base", **options},
+        seeds=tuple(range(num_seeds)),
+        sites=sites,
+    )
+
+
+SITE_A, SITE_B, MEAN, WORST, GAP = ("site", "a"), ("site", "b"), ("mean", ""), ("worst", ""), ("gap", "")
+
+
+def test_mean_worst_and_gap_are_over_sites_and_spreads_over_seeds(row):
+    rows = [row("base", {"a": [0.5, 0.7], "b": [0.9]}, {"a": [0.8], "b": [0.2, 0.4]})]
+    values = scored(rows, design("a", "b", num_seeds=2), "dice").lines[0].values
+    assert [*values] == [SITE_A, SITE_B, MEAN, WORST, GAP]
+    for column, of_seeds in {
+        SITE_A: [0.6, 0.8],
+        SITE_B: [0.9, 0.3],
+        MEAN: [0.75, 0.55],
+        WORST: [0.6, 0.3],
+        GAP: [0.3, 0.5],
+    }.items():
+        assert values[column].spread.mean == pytest.approx(statistics.fmean(of_seeds))
+        assert values[column].spread.std == pytest.approx(statistics.stdev(of_seeds))
+
+
+def test_of_distances_the_smallest_is_best_and_the_largest_worst(row):
+    far, near = ({"a": [9.0], "b": [5.0]}, {"a": [3.0], "b": [4.0]})
+    rows = [row("base", far, metric="hd95_mm"), row("near", near, metric="hd95_mm")]
+    table = scored(rows, design("a", "b"), "hd95")
+    assert table.metric == "hd95_mm"
+    assert [line.values[WORST].spread.mean for line in table.lines] == [9.0, 4.0]
+    assert [line.values[SITE_A].is_best for line in table.lines] == [False, True]
+    assert [line.values[GAP].spread.mean for line in table.lines] == [4.0, 1.0]
+
+
+def test_the_smallest_gap_is_the_best_and_none_is_tested_or_there_for_one_site(row):
+    rows = [row("base", {"a": [0.9], "b": [0.5]}), row("even", {"a": [0.6], "b": [0.5]})]
+    table = scored(rows, design("a", "b"), "dice")
+    assert [line.values[GAP].is_best for line in table.lines] == [False, True]
+    assert [line.values[MEAN].is_best for line in table.lines] == [True, False]
+    assert table.lines[1].values[GAP].untested == "no test" and table.num_cases[GAP] is None
+    assert "Gap: between the best and the worst site." in as_markdown("T", [table], [])
+    alone = scored(rows, design("a"), "dice")
+    assert [*alone.lines[0].values] == [SITE_A] and "Gap" not in as_markdown("T", [alone], [])
+
+
+def test_sites_with_and_without_spacing_are_not_averaged(tmp_path):
+    """Millimetres and pixels have a column each, and nothing that stands for both."""
+    rows = []
+    for name, more in (("base", 0.0), ("near", -1.0)):
+        scored_in = {"a": [9.0 + more, *(place + more for place in range(6))]}
+        path = finished_run(tmp_path / name, scored_in, metric="hd95_mm", seed=0)
+        cases = [
+            CaseRow(2, "b", f"case {place}", "global", "test", "disc", "hd95_px", 5.0 + more) for place in range(7)
+        ]
+        Record(path).add(site_metrics(cases, {"b": "member"}), cases)
+        rows.append(Row(name, {(None, 0): read_result(path)}))
+    table = scored(rows, design("a", "b"), "hd95")
+    values = table.lines[1].values
+    assert table.metric == "hd95" and values[SITE_A].differs and values[SITE_B].spread.mean == 4.0
+    for column in (MEAN, WORST, GAP):
+        assert values[column].spread.mean is None and not values[column].is_best and table.num_cases[column] is None
+    assert values[MEAN].untested == "no common unit"
+    assert table.remarks == (
+        "the runs give hd95_mm at a and hd95_px at b: these are no numbers to be averaged or compared over sites",
+    )
+    assert lead(table) == "HD95 has not the same unit at all sites, so none is best over them."
+    alone = scored(rows, design("b"), "hd95")
+    assert alone.metric == "hd95_px" and lead(alone) == "Lowest HD95 (px) at b: near with 4.00."
+
+
+def test_a_seed_that_is_missing_is_said_and_never_averaged_over(row):
+    """The cell says how many seeds it has and is not compared for the best; mean and worst need all sites."""
+    rows = [
+        row("base", {"a": [0.5], "b": [0.5]}, {"a": [0.7], "b": [0.7]}),
+        row("high", {"a": [0.9], "b": [0.9]}, None),
+    ]
+    base, high = scored(rows, design("a", "b", num_seeds=2), "dice").lines
+    assert (high.values[SITE_A].num_seeds, high.values[SITE_A].is_best, base.values[SITE_A].is_best) == (1, False, True)
+    text = as_text(scored(rows, design("a", "b", num_seeds=2), "dice"), with_costs=False)
+    assert text.rows[1][1].text == "0.900 (n 1)" and text.rows[0][1].text == "0.600 ± 0.141"
+    table = scored([row("base2", {"a": [0.5]}, None)], design("a", "b", num_seeds=2, reference="base2"), "dice")
+    assert table.lines[0].values[MEAN].spread.mean is None and table.lines[0].values[SITE_B].num_seeds == 0
+    assert as_text(table, with_costs=False).rows[0][2].text == ""
+    assert table.remarks == ("base2: no dice of the global model at b in base20",)
+
+
+def test_a_case_is_its_mean_over_seeds_and_p_is_corrected_by_column(row):
+    """Two methods in a column: Holm doubles the smaller p; the reference's own cell has none."""
+    second = [value - 0.02 for value in BASE]
+    rows = [
+        row("base", {"a": BASE}, {"a": second}),
+        row("better", {"a": BETTER}, {"a": [value + 0.001 for value in second]}),
+        row("same", {"a": BASE}, {"a": second}),
+    ]
+    base, better, same = scored(rows, design("a", num_seeds=2), "dice").lines
+    differences = [
+        (one + other + 0.001) / 2 - (base + other) / 2 for one, base, other in zip(BETTER, BASE, second, strict=True)
+    ]
+    wanted = holm({"better": paired_p(differences), "same": 1.0})
+    assert better.values[SITE_A].p == pytest.approx(wanted["better"]) == pytest.approx(2 / 2**6 * 2)
+    assert same.values[SITE_A].p == 1.0 and base.values[SITE_A].untested == "reference"
+
+
+def test_significance_is_marked_and_too_few_cases_are_not_tested(row):
+    rows = [row("base", {"a": BASE, "b": BASE[:5]}), row("better", {"a": BETTER, "b": BETTER[:5]})]
+    table = scored(rows, design("a", "b"), "dice")
+    values = table.lines[1].values
+    assert values[SITE_A].differs and values[SITE_B].untested == "too few" and values[WORST].untested == "no test"
+    pooled = paired_p([one - base for one, base in zip(BETTER + BETTER[:5], BASE + BASE[:5], strict=True)])
+    assert values[MEAN].p == pytest.approx(pooled)
+    text = as_text(table, with_costs=False)
+    assert text.rows[1][1].mark == "*" and not text.rows[1][2].mark
+    assert [cell.text for cell in text.foot[0]] == ["cases", "6", "5 (few)", "11", "", ""]
+
+
+def test_cases_that_are_not_the_same_are_not_tested(row):
+    rows = [row("base", {"a": BASE}), row("more", {"a": [*BASE, 0.9]})]
+    assert scored(rows, design("a"), "dice").lines[1].values[SITE_A].untested == "other cases"
+
+
+def test_excluded_cases_leave_their_pair_out(row):
+    rows = [row("base", {"a": [*BASE, 0.5]}), row("better", {"a": [*BETTER, None]})]
+    assert scored(rows, design("a"), "dice").lines[1].values[SITE_A].p == pytest.approx(2 / 2**6)
+    turned = scored(rows[::-1], design("a", reference="better"), "dice")
+    assert turned.num_cases[SITE_A] == 6, "of seven, those that count"
+    empty = scored([row("empty", {"a": [None, None]})], design("a", reference="empty"), "dice")
+    assert empty.remarks == ("empty: every case at a is excluded in empty0",)
+
+
+def test_folds_give_each_column_its_own_run_and_members_the_mean_of_several(tmp_path):
+    results = {}
+    for fold, scores in {"a": {"a": [0.1], "b": [0.6], "c": [0.7]}, "b": {"a": [0.5], "b": [0.2], "c": [0.9]}}.items():
+        path = finished_run(tmp_path / fold, scores, unseen_sites=[fold])
+        results[fold, 0] = read_result(path)
+    rows = [Row("base", results)]
+    unseen = scored(rows, design("a", "b", folds=("a", "b"), scores="unseen"), "dice").lines[0].values
+    assert (unseen[SITE_A].spread.mean, unseen[SITE_B].spread.mean) == (0.1, 0.2)
+    members = scored(rows, design("a", "b", "c", folds=("a", "b")), "dice").lines[0].values
+    assert [members["site", site].spread.mean for site in "abc"] == [0.5, 0.6, pytest.approx(0.8)]
+    del results["b", 0]
+    members = scored(rows, design("a", "b", "c", folds=("a", "b")), "dice").lines[0].values
+    assert members["site", "c"].num_seeds == 0, "one of two folds is no mean over folds"
+
+
+def test_costs_are_of_a_run_and_shared_models_count_where_they_are_needed(tmp_path):
+    shared = {"for": ["routing"], "bytes_up": 10_000_000, "bytes_down": 0}
+    path = finished_run(tmp_path / "x", {"a": [0.5]}, summary={"shared": shared, "start": {"seconds": 3600.0}})
+    results = {(None, 0): read_result(path)}
+    assert Cost.of(Row("x", results)) == Cost(1, 5.0, 2.0, 4.0)
+    assert Cost.of(Row("x", results, "routing")).megabytes == 15.0
+    old = finished_run(tmp_path / "old", {"a": [0.5]}, summary={"peak_bytes": None})
+    assert Cost.of(Row("x", {(None, 0): read_result(old)})).gigabytes is None
+
+
+def test_the_model_is_the_one_the_run_was_judged_by_or_the_one_named(tmp_path):
+    scores = {"a": [0.8], ("a", "global"): [0.5], ("u", "global"): [0.4]}
+    path = finished_run(
+        tmp_path / "x", scores, model="personal", unseen_sites=["u"], summary={"model_elsewhere": "global"}
+    )
+    result = read_result(path)
+    assert result.scores("a", "dice", None) == {"case 0": 0.8} and result.scores("u", "dice", None) == {"case 0": 0.4}
+    assert result.scores("a", "dice", "global") == {"case 0": 0.5} and not result.scores("u", "dice", "personal")
+
+
+def test_text_forms_hold_the_same_numbers(row):
+    rows = [row("base", {"a": BASE, "b": [0.5]}), row("50%|_x", {"a": BETTER, "b": [0.4]})]
+    table = scored(rows, design("a", "b"), "dice")
+    lines = list(csv.DictReader(io.StringIO(as_csv([table]))))
+    assert [line["method"] for line in lines] == ["base", "50%|_x"]
+    assert float(lines[1]["a"]) == pytest.approx(statistics.fmean(BETTER), abs=1e-15) and lines[1]["a n"] == "1"
+    assert float(lines[1]["a p"]) == pytest.approx(2 / 2**6) and lines[1]["b p"] == "too few"
+    assert (float(lines[0]["MB"]), float(lines[0]["hours"]), float(lines[0]["peak GB"])) == (5.0, 1.0, 4.0)
+    markdown = as_markdown("T", [table], ["N."]).splitlines()
+    assert (
+        r"| 50%\|\_x | **0.660** \* | 0.400 | 0.530 | 0.400 | 0.260 | 5.0 | 1.0 | 4.0 |" in markdown
+        and "N." in markdown
+    )
+    latex = as_latex("T", [table], ["N\nM."]).splitlines()
+    row = r"50\%\textbar{}\_x & \textbf{0.660}$^{*}$ & 0.400 & 0.530 & 0.400 & 0.260 & 5.0 & 1.0 & 4.0 \\"
+    assert row in latex and "% N M." in latex and lines[1]["gap"] == repr(0.66 - 0.4) and lines[1]["gap p"] == "no test"
+    assert TextTable(["a"], [[Cell("[< 0.01]")]]).as_latex().splitlines()[4] == r"{[}\textless{} 0.01] \\"
+    assert re.search(r"differs from base, p < 0.05 .* Holm", "\n".join(markdown))
