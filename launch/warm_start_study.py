@@ -170,25 +170,28 @@ def tabulate(out: Path, results: dict[Run, list[Result]]) -> str:
 
 
 def plot(out: Path, runs: list[Run]) -> None:
-    """Validation curves of all starts, means over seeds; one panel for each data and algorithm."""
+    """Validation curves of all starts, means over seeds; a column of panels for each data, a row for each algorithm."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = [*dict.fromkeys(run[:2] for run in runs)]
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False, sharey=True)
-    for axis, panel in zip(axes[0], panels, strict=True):
+    data, algorithms = ([*dict.fromkeys(run[place] for run in runs)] for place in (0, 1))
+    size = (4.2 * len(data), 3.2 * len(algorithms))
+    figure, axes = pyplot.subplots(
+        len(algorithms), len(data), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
+    )
+    for axis, (algorithm, name) in zip(axes.flat, product(algorithms, data), strict=True):
         for start in dict.fromkeys(run.start for run in runs):
-            curves = [curve(out / run.folder) for run in runs if run[:3] == (*panel, start)]
+            curves = [curve(out / run.folder) for run in runs if run[:3] == (name, algorithm, start)]
             rounds = sorted(set.intersection(*(set(each) for each in curves)))
             axis.plot(rounds, [statistics.fmean(each[number] for each in curves) for number in rounds], label=start)
-        axis.set(xlabel="round", ylabel="validation Dice, mean over members", title=", ".join(panel))
-        axis.set_ylim(0.6, 1.0)
+        axis.set(title=f"{name}, {algorithm}", ylim=(0.6, 1.0))
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-    axes[0][0].legend()
-    figure.tight_layout()
+    figure.supxlabel("round")
+    figure.supylabel("validation Dice, mean over members")
+    axes[0][0].legend(fontsize="small")
     figure.savefig(out / "curves.png", dpi=120)
 
 

@@ -197,7 +197,7 @@ def test_whole_cases_are_held_back():
 
 @pytest.mark.parametrize("images", [None, unlabelled(0)])
 def test_without_pictures_it_says_so(images):
-    with pytest.raises(BadInput, match=r"u: what adapts to a site needs the site's pictures.*prediction=global"):
+    with pytest.raises(BadInput, match=r"u: what adapts to a site needs the site's pictures.*or use global"):
         adapted(Adaptation(), images)
 
 

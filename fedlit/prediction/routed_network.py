@@ -45,13 +45,13 @@ def route(
 
 
 def sequence_first(network: nn.Module) -> set[nn.Module]:
-    """The linear layers of modules that hold attention with `batch_first=False`."""
+    """The linear layers that stand beside attention with `batch_first=False`, as in a TransformerEncoderLayer."""
     holders = [
-        module
+        [*module.children()]
         for module in network.modules()
         if any(getattr(child, "batch_first", True) is False for child in module.children())
     ]
-    return {layer for holder in holders for layer in holder.modules() if type(layer) is nn.Linear}
+    return {layer for beside in holders for layer in beside if type(layer) is nn.Linear}
 
 
 def avoid_fast_path(network: nn.Module) -> None:

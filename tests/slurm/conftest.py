@@ -58,7 +58,7 @@ def why_not() -> str:
     return f"SLURM is not installed ({', '.join(lacking)}): Debian's packages are slurm-wlm and munge" * bool(lacking)
 
 
-def wait_for(holds: Callable[[], object], what: str, seconds: float = 60) -> None:
+def wait_for(holds: Callable[[], object], what: str, seconds: float = 240) -> None:
     """Until it holds; fails with `what` after `seconds`."""
     end = time.monotonic() + seconds
     while not holds():
