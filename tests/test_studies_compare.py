@@ -185,3 +185,18 @@ def test_names_are_text_wherever_they_stand(tmp_path):
         and not any(name.startswith("on") for name in page.attributes)
     )
     assert all(" ".join(name.split()) in page.text for name in NASTY[:2])
+
+
+def test_what_is_not_there_is_said_once_and_arguments_only_where_they_tell_runs_apart():
+    none = {"algorithm._target_": "fedlit.algorithms.FedAvg", "start": None, "lr": 0.1}
+    prior = {
+        "algorithm._target_": "fedlit.algorithms.FedAvg",
+        "start._target_": "fedlit.starts.Distillation",
+        "start.teacher.prompts._target_": "fedlit.teachers.PriorBoxes",
+        "start.temperature": 1.0,
+        "lr": 0.1,
+    }
+    own = {**prior, "start.teacher.prompts._target_": "fedlit.teachers.MaskBoxes"}
+    assert named([none, prior]) == ["no start", "Distillation"]
+    assert named([none, prior, own]) == ["no start", "Distillation, PriorBoxes", "Distillation, MaskBoxes"]
+    assert named([none, {**none, "lr": 0.2}]) == ["lr 0.1", "lr 0.2"] and named([none]) == ["FedAvg"]

@@ -8,6 +8,7 @@ import re
 import statistics
 
 import pytest
+from rich.console import Console
 
 from fedlit.record import CaseRow, Record
 from fedlit.significance import holm, paired_p
@@ -15,7 +16,7 @@ from fedlit.studies.numbers import Design, Row
 from fedlit.studies.page import lead
 from fedlit.studies.results import read_result
 from fedlit.studies.table import Cost, scored
-from fedlit.studies.writing import as_csv, as_latex, as_markdown, as_text
+from fedlit.studies.writing import as_csv, as_latex, as_markdown, as_text, show
 from fedlit.summary import site_metrics
 from fedlit.text_table import Cell, TextTable
 from tests.finished_runs import finished_run
@@ -223,3 +224,19 @@ def test_text_forms_hold_the_same_numbers(row):
     assert row in latex and "% N M." in latex and lines[1]["gap"] == repr(0.66 - 0.4) and lines[1]["gap p"] == "no test"
     assert TextTable(["a"], [[Cell("[< 0.01]")]]).as_latex().splitlines()[4] == r"{[}\textless{} 0.01] \\"
     assert re.search(r"differs from base, p < 0.05 .* Holm", "\n".join(markdown))
+
+
+def test_a_narrow_terminal_has_the_columns_that_matter(row):
+    """First what it cost goes, then spreads, then the sites."""
+    seeds = [{"a": [0.5], "b": [0.9]}, {"a": [0.6], "b": [0.8]}]
+    table = scored([row("base", *seeds)], design("a", "b", num_seeds=2), "dice")
+    heads = {}
+    for width in (110, 90, 50, 30):
+        console = Console(file=io.StringIO(), width=width)
+        show(table, console, with_costs=True)
+        heads[width] = console.file.getvalue().splitlines()
+        assert all(len(line) <= width for line in heads[width])
+    assert heads[110][0].split() == ["method", "a", "b", "mean", "worst", "gap", "MB", "hours", "peak", "GB"]
+    assert heads[90][0].split() == heads[50][0].split() == ["method", "a", "b", "mean", "worst", "gap"]
+    assert "±" in heads[90][1] and "±" not in heads[50][1]
+    assert heads[30][0].split() == ["method", "mean", "worst", "gap"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,21 +143,36 @@ def grouped(results: Sequence[Result]) -> list[Group]:
 
 
 def named(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What each config is called: `FedProx, mu 0.1`. Arguments of components that are not the same are left out.
+    """What each config is called: `FedProx, mu 0.1`; `FedAvg, no start`. One group alone has its algorithm's name.
 
-    One group alone has the name of its algorithm.
+    Of components that are not the same their arguments are left out, but for those that tell two groups apart.
     """
     keys = differing(groups)
-    targets = tuple(key.removesuffix(TARGET) + "." for key in keys if key.endswith(TARGET))
-    short = [key for key in keys if key.endswith(TARGET) or not key.startswith(targets)] or ["algorithm._target_"]
-    names = [_label(group, short) for group in groups]
-    return names if max(Counter(names).values()) == 1 else [_label(group, keys) for group in groups]
+    others = {key.removesuffix(TARGET) for key in keys if key.endswith(TARGET)}
+    outer = {name for name in others if not any(name.startswith(f"{other}.") for other in others)}
+    inside = tuple(f"{name}." for name in outer)
+    chosen = [key for key in keys if key.removesuffix(TARGET) in outer and key.endswith(TARGET)]
+    chosen += [key for key in keys if key not in outer and not key.startswith(inside)]
+    chosen = chosen or ["algorithm._target_"]
+    for key in sorted({*keys} - {*chosen} - outer, key=lambda key: (key.count("."), key)):
+        if len(_labels(groups, [*chosen, key])) > len(_labels(groups, chosen)):
+            chosen.append(key)
+    return [_label(group, chosen) for group in groups]
+
+
+def _labels(groups: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> set[str]:
+    return {_label(group, keys) for group in groups}
 
 
 def _label(group: Mapping[str, Any], keys: Sequence[str]) -> str:
+    missing = {key for key in keys if shown(group.get(key, "")) in ("", '""')}
+    absent = tuple(key.removesuffix(TARGET) + "." for key in missing if key.endswith(TARGET))
     parts = []
     for key in keys:
-        value = shown(group.get(key, ""))
-        name = "" if key.endswith(TARGET) else f"{key.rpartition('.')[2] or key} "
-        parts.append(name + (value if value not in ("", '""') else "not set"))
+        name, value = key.removesuffix(TARGET), shown(group.get(key, ""))
+        if key not in missing:
+            parts.append(value if key.endswith(TARGET) else f"{name.rpartition('.')[2]} {value}")
+        elif not name.startswith(absent):  # what is inside of a component that is not there goes without saying
+            short = name.rpartition(".")[2]
+            parts.append(f"no {short}" if key.endswith(TARGET) else f"{short} not set")
     return ", ".join(parts)

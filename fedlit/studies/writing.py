@@ -70,9 +70,10 @@ def seeds_differ(table: Scored) -> bool:
     return len({line.row.seeds for line in table.lines}) > 1
 
 
-def as_text(table: Scored, *, with_costs: bool, with_spread: bool = True) -> TextTable:
+def as_text(table: Scored, *, with_costs: bool, with_spread: bool = True, with_sites: bool = True) -> TextTable:
     """Rows methods, columns sites, mean, worst and gap; at the foot the numbers of cases."""
-    columns, has_seeds = table.design.columns, seeds_differ(table)
+    every, has_seeds = table.design.columns, seeds_differ(table)
+    columns = [column for column in every if with_sites or column[0] != "site"]
     head = ["method", *(["seeds"] if has_seeds else []), *map(title_of, columns), *(COSTS if with_costs else ())]
     rows = []
     for line in table.lines:
@@ -86,9 +87,11 @@ def as_text(table: Scored, *, with_costs: bool, with_spread: bool = True) -> Tex
 
 
 def show(table: Scored, console: Console, *, with_costs: bool) -> None:
-    """Print it; on a narrow terminal first without what it cost, then without spreads."""
-    forms = [(with_costs, True), (False, True), (False, False)]
-    texts = [as_text(table, with_costs=costs, with_spread=spread) for costs, spread in forms]
+    """Print it; on a narrow terminal first without what it cost, then without spreads, then without the sites."""
+    forms = [(with_costs, True, True), (False, True, True), (False, False, True)]
+    if len(table.design.sites) > 1:
+        forms += [(False, True, False), (False, False, False)]
+    texts = [as_text(table, with_costs=costs, with_spread=spread, with_sites=sites) for costs, spread, sites in forms]
     next((text for text in texts if text.width <= console.width), texts[-1]).show(console)
 
 
