@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ class Finished:
     def predict(self, files: Sequence[Path]) -> Iterator[tuple[Path, Picture, Tensor]]:
         """Each file, decoded, and its logits [D, C, H, W] of the network's size; in batches as a run scores them."""
         decoded = ((path, read_image(path)) for path in files)
-        has_one_size = common_size(self.source, files) is not None
+        has_one_size = self.source.preparation().size is not None or common_size(map(shape_of, files)) is not None
         for group in in_batches(decoded, has_one_size, self.batch_size, lambda each: len(each[1].array)):
             images = torch.cat([prepared_images(self.source, picture) for _, picture in group])
             parts = images.contiguous(memory_format=self.memory_format).split(self.batch_size)
@@ -158,17 +158,22 @@ def shared_experts(
     return experts
 
 
-def common_size(source: Manifest, files: Sequence[Path]) -> tuple[int, int] | None:
-    """(H, W) of all pictures as a network gets them, None where they differ."""
-    if source.preparation().size is not None:
-        return source.preparation().size
-    sizes = {read_image(path).array.shape[1:3] for path in files}
+def shape_of(path: Path) -> tuple[int, int, int]:
+    """(D, H, W) of a file, which is decoded for it."""
+    depth, height, width = read_image(path).array.shape[:3]
+    return depth, height, width
+
+
+def common_size(shapes: Iterable[tuple[int, int, int]]) -> tuple[int, int] | None:
+    """(H, W) of all of these, None where they differ."""
+    sizes = {shape[1:] for shape in shapes}
     return sizes.pop() if len(sizes) == 1 else None
 
 
 def pictures_of(source: Manifest, files: Sequence[Path]) -> Unlabelled:
     """Files as the pictures of one hospital; they are decoded when they are asked for, again each time."""
-    depths = [len(read_image(path).array) for path in files]
+    shapes = [shape_of(path) for path in files]
+    depths = [depth for depth, _, _ in shapes]
     ends = [sum(depths[: place + 1]) for place in range(len(files))]
     spans = [tuple(range(end - depth, end)) for end, depth in zip(ends, depths, strict=True)]
     cases = [Case(str(path), span, str(path), is_volume=len(span) > 1) for path, span in zip(files, spans, strict=True)]
@@ -182,7 +187,11 @@ def pictures_of(source: Manifest, files: Sequence[Path]) -> Unlabelled:
         return torch.stack([decoded[path][place] for path, place in found])
 
     return Unlabelled(
-        cases, images, size=common_size(source, files), channels=source.channels, name="the given pictures"
+        cases,
+        images,
+        size=source.preparation().size or common_size(shapes),
+        channels=source.channels,
+        name="the given pictures",
     )
 
 

@@ -143,8 +143,8 @@ def reproduce(
     fedlit reproduce fedfms_prostate --data data/prostate --submit --gpus 1 --time 12:00:00
     """
     from fedlit.slurm import Resources
-    from fedlit.studies.grid import Asked, plan_of
-    from fedlit.studies.reproducing import grid_of, said_of, waiting
+    from fedlit.studies.grid import Asked, plan_of, waiting
+    from fedlit.studies.reproducing import grid_of, said_of
     from fedlit.studies.study import read_study
 
     given = {key: value for key, value in resources.items() if value not in (None, ())}
@@ -176,7 +176,8 @@ def finish(plan: Any, standings: Any, table_only: bool) -> None:
     """Make the runs that are not complete, then the tables; ends the program where a run did not end well."""
     from rich.console import Console
 
-    from fedlit.studies.reproducing import waiting, write_tables, written
+    from fedlit.studies.grid import waiting
+    from fedlit.studies.reproducing import write_tables, written
     from fedlit.studies.running import Halted, conduct
 
     failures = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -91,6 +91,11 @@ class Plan:
             more = [f"and {len(problems) - 5} more of this kind"] if len(problems) > 5 else []
             raise BadInput("\n  ".join(["runs are there that are not what is asked now:", *problems[:5], *more]))
         return found
+
+
+def waiting(standings: Mapping[Point, Standing]) -> list[Point]:
+    """The runs that are not complete."""
+    return [point for point, found in standings.items() if found != "complete"]
 
 
 def standing(point: Point) -> Standing:

@@ -22,11 +22,6 @@ from fedlit.sweep import Grid
 FILES = ("table.csv", "table.md", "table.tex", "table.html")
 
 
-def waiting(standings: Mapping[Point, Standing]) -> list[Point]:
-    """The runs that are not complete."""
-    return [point for point, found in standings.items() if found != "complete"]
-
-
 def said_of(standings: Mapping[Point, Standing]) -> str:
     """`12 runs: 3 complete, 1 to go on, 8 to begin`."""
     names = {"complete": "complete", "continue": "to go on", "new": "to begin"}

@@ -19,7 +19,7 @@ import click
 from fedlit.provenance import printable
 from fedlit.rundir import RunDirectory
 from fedlit.stopping import HEEDED
-from fedlit.studies.grid import Point, Standing
+from fedlit.studies.grid import Point, Standing, waiting
 from fedlit.studies.results import hours_of, read_summary
 from fedlit.sweep import Run
 from fedlit.units import duration
@@ -146,13 +146,12 @@ def conduct(standings: Mapping[Point, Standing], start: Start = in_a_process) ->
     Raises:
         Halted: a signal asked to stop, or a run was refused as bad input.
     """
-    waiting = [point for point, found in standings.items() if found != "complete"]
-    pace, failures = Pace(), []
+    points, pace, failures = waiting(standings), Pace(), []
     for point, found in standings.items():
         if found == "complete":
             pace.before[point.methods[0]].append(hours_of(read_summary(point.path)) * 3600)
-    for place, point in enumerate(waiting, 1):
-        number = len(standings) - len(waiting) + place
+    for place, point in enumerate(points, 1):
+        number = len(standings) - len(points) + place
         click.echo(f"run {number} of {len(standings)} | {printable(point.title)} | ", nl=False)
         sys.stdout.flush()
         if RunDirectory(point.path).is_busy:
@@ -169,7 +168,7 @@ def conduct(standings: Mapping[Point, Standing], start: Start = in_a_process) ->
         elif ended.code not in (DONE, STOPPED, INTERRUPTED):
             failures.append(f"{point.path}: {ended.said or f'ended with code {ended.code}'}")
         end = {DONE: "", STOPPED: "stopped after ", INTERRUPTED: "stopped after "}.get(ended.code, "failed after ")
-        click.echo(f"{end}{duration(seconds)}{_remaining(waiting[place:], pace)}")
+        click.echo(f"{end}{duration(seconds)}{_remaining(points[place:], pace)}")
         if ended.asked or ended.code in (STOPPED, INTERRUPTED):
             raise Halted(GO_ON, ended.asked or ended.code)
         if ended.code == REFUSED:
