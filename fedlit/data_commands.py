@@ -15,7 +15,24 @@ Exit codes: 0 done, 1 failed, 2 bad input, 3 done and something was left out (na
 130 Ctrl-C (the same command goes on)."""
 
 
-@click.command(epilog=PREPARED)
+class PrepareCommand(click.Command):
+    """`fedlit prepare NAME --help` also says which layouts of NAME are read and which are not."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["words"] = list(args)  # --help is answered before NAME is known
+        return super().parse_args(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from fedlit.preparation.command import READERS, described
+
+        for name in [word for word in ctx.meta.get("words", ()) if word in READERS][:1]:
+            with formatter.section(name):
+                for line in described(name):
+                    formatter.write(f"  {line}\n")  # not wrapped: patterns and commands stay whole
+        super().format_epilog(ctx, formatter)
+
+
+@click.command(cls=PrepareCommand, epilog=PREPARED)
 @click.argument("name")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
@@ -38,7 +55,7 @@ def prepare(name: str, source: Path, out: Path, sites: str | None, seed: int, wo
 
     NAME is prostate, fundus, cxr, nuclei, fets, retina, folder, nifti or dicom; SOURCE the unpacked download; OUT gets
     images/, masks/, sites.csv and dataset.json. The same command continues one that was interrupted, and does nothing
-    twice.
+    twice. `fedlit prepare NAME --help` lists the layouts of NAME that are read, and what to do with others.
 
     \b
     fedlit prepare prostate downloads/prostate data/prostate

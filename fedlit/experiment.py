@@ -20,7 +20,9 @@ from fedlit.examination import Examination
 from fedlit.federation import Federation, Round
 from fedlit.files import write_json
 from fedlit.fleet import Fleet
+from fedlit.inspection import remarks
 from fedlit.messages import Server, Slots
+from fedlit.patients import write_patients
 from fedlit.privacy import Ledger
 from fedlit.progress import Progress
 from fedlit.provenance import check_origin, provenance
@@ -127,6 +129,7 @@ class Experiment:
         shared = self.examination.test_finally(state, record, summary.get("shared"))
         self.examination.draw(state, record)
         if self.fleet.is_first:
+            write_patients(self.run_dir.path, self.federation.sites)
             if shared is not None and path.exists():
                 write_json(path, json.loads(path.read_text()) | {"shared": shared})
             write_report(self.run_dir.path)
@@ -141,8 +144,12 @@ class Experiment:
         fingerprints = {"manifest": self.source.fingerprint(), "network": self.network_sha256}
         if state.server.round:
             check_origin(self.run_dir.path, fingerprints)
+        elif self.config.inspect_data and isinstance(self.source, Manifest):
+            for text in remarks(self.source, self.display.say):
+                self.display.warn(text)
         record.truncate(state.server.round)
         write_json(self.run_dir / "provenance.json", provenance(command, fingerprints))
+        write_patients(self.run_dir.path, self.federation.sites)
 
     def resume(self) -> State:
         """The newest checkpoint, or the state before the first round."""
@@ -238,6 +245,9 @@ class Experiment:
         clock = last.server.scalars.get("clock")  # of an algorithm with a simulated one
         scores |= {} if clock is None else {"simulated_seconds": clock}
         scores |= {"exchanged": self.algorithm.exchanged} if self.algorithm.exchanged else {}
+        mixed = self.fleet.each(lambda name: own_share(kept.memories.get(name, {})), self.fleet.members)
+        shares = {name: share for name, share in mixed.items() if share is not None}
+        scores |= {"own_share": shares} if shares else {}
         return scores | {
             "name": self.config.name,
             "algorithm": type(self.algorithm).__name__,
@@ -257,6 +267,11 @@ class Experiment:
             "dropped": list(progress.dropped),
             "warnings": list(dict.fromkeys((*progress.warnings, *self.display.warnings))),
         }
+
+
+def own_share(memory: Slots) -> float | None:
+    """How much of a client's personal model is a model of its own, from 0 to 1, where it is a mixture."""
+    return memory["mixture"]["share"].item() if "mixture" in memory else None
 
 
 def personal_sha256(memory: Slots) -> str:

@@ -15,8 +15,9 @@ from fedlit.config import differences
 from fedlit.errors import BadInput
 from fedlit.files import write_atomically
 
-CONTENTS = ("config.yaml", "metrics.csv", "cases.csv", "routing.csv", "summary.json", "provenance.json", "report.html",
-            "log.txt", "checkpoint", "experts", "pictures", "logs", "start", "initial.safetensors")  # fmt: skip
+CONTENTS = ("config.yaml", "metrics.csv", "cases.csv", "patients.csv", "routing.csv", "summary.json", "provenance.json",
+            "failure.txt", "report.html", "log.txt", "checkpoint", "experts", "pictures", "logs", "start",
+            "initial.safetensors")  # fmt: skip
 
 RESULTS = ("summary.json", "report.html")
 """What a finished run has and an unfinished one has not."""
@@ -24,7 +25,7 @@ RESULTS = ("summary.json", "report.html")
 MACHINE = ("accelerator", "devices", "num_nodes", "num_workers", "processes_per_client", "client_timeout")
 PLACES = ("data.root", "data.cache_dir", "network.checkpoint", "network.trained")  # compared by what they hold
 FREE = (*MACHINE, *PLACES, "num_rounds", "run_dir", "name", "resume", "overwrite", "loggers", "report", "prediction",
-        "share_personal", "unseen_roots")  # fmt: skip
+        "share_personal", "unseen_roots", "inspect_data")  # fmt: skip
 """Keys that may differ when a run goes on: they do not change what is computed. `num_rounds` may only grow."""
 
 DECIDED = ("precision", "channels_last")

@@ -102,6 +102,7 @@ class Experiment:
     run_dir: str = "runs/${name}"
     resume: str = one_of("auto", "never", "must")
     overwrite: bool = False
+    inspect_data: bool = True  # before the first round; what is found are warnings
     report: Report = field(default_factory=Report)
     loggers: dict[str, Any] = field(default_factory=dict)  # name -> node
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -414,3 +416,14 @@ def test_labels_that_look_wrong_are_remarked_and_not_refused(hospitals, share, w
         save(root / "images" / path.name, np.arange(400).reshape(20, 20).astype(np.uint8) + np.uint8(int(path.stem[1])))
     a, b = manifest(root).load()
     assert b.remarks == () and [words in text for text in a.remarks] == ([True] if words else [])
+
+
+def test_who_only_reads_a_manifest_loads_no_torch():
+    """Nor OpenCV nor SciPy: `prepare`, `inspect`, `partition` and tools of a study begin in a tenth of a second."""
+    modules = "fedlit.data.manifest, fedlit.data.checks, fedlit.preparation.prepare, fedlit.inspection.inspecting"
+    heavy = "{'torch', 'lightning', 'cv2', 'scipy', 'albumentations', 'matplotlib'}"
+    code = f"import sys, fedlit.data, {modules}; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    with pytest.raises(ImportError, match="cannot import name 'Nothing'"):
+        from fedlit.data import Nothing  # noqa: F401

@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from fedlit.data.manifest import read_manifest
 from fedlit.errors import BadInput
@@ -21,6 +22,7 @@ from fedlit.inspection.findings import robust_scores
 from fedlit.inspection.gathering import each
 from fedlit.inspection.measuring import FEATURES, NUM_BINS, fingerprint, look
 from fedlit.inspection.summarising import distance
+from fedlit.inspection.telling import tell
 from tests.conftest import fedlit
 from tests.test_report import Page
 
@@ -191,6 +193,74 @@ def test_a_volume_is_one_case_of_many_pictures(tmp_path):
     assert found.num_empty == 3 and histogram.sum() == pytest.approx(1) and len(histogram) == NUM_BINS
     write_page(inspect(tmp_path), tmp_path / "page.html")
     assert "3 × 0.6 × 0.5" in (tmp_path / "page.html").read_text()
+
+
+def nine_volumes(whole: Path, apart: Path) -> list[list]:
+    """In files of 5 slices, and slice by slice, of which the rows are returned. p0 is dark, of p3 nothing is drawn."""
+    noise = np.random.default_rng(0)
+    rows, slices = [COLUMNS], [[*COLUMNS, "slice", "slice_spacing"]]
+    for root in (whole, apart):
+        root.mkdir()
+    for number in range(9):
+        voxels = noise.integers(1, 256, (5, 20, 16)).astype(np.uint8) if number else np.full((5, 20, 16), 7, np.uint8)
+        voxels[:, 0, 0] = 0
+        labels = np.zeros_like(voxels)
+        labels[1:3, 4:9, 4 : 8 + number % 2] = number != 3
+        for name, array in (("v", voxels), ("m", labels)):
+            np.save(whole / f"{name}{number}.npy", array)
+            for place, plane in enumerate(array):
+                Image.fromarray(plane).save(apart / f"{name}{number}_{place}.png")
+        rows.append(["s", f"v{number}.npy", f"m{number}.npy", "train", f"p{number}", "3 0.5 0.5"])
+        for place in (3, 1, 0, 2, 4):
+            files = [f"v{number}_{place}.png", f"m{number}_{place}.png"]
+            slices.append(["s", *files, "train", f"p{number}", "0.5 0.5", place, 3])
+    write_rows(whole, rows)
+    write_rows(apart, slices)
+    return slices
+
+
+def write_rows(root: Path, rows: list[list]) -> None:
+    with (root / "sites.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+
+
+def test_slices_in_files_of_their_own_are_the_volume_that_they_were(tmp_path):
+    """Whatever is told of cases is the same as where one file holds them; an empty slice is no empty case."""
+    nine_volumes(tmp_path / "whole", tmp_path / "apart")
+    whole, apart = (inspect(tmp_path / name) for name in ("whole", "apart"))
+    assert (len(apart.looks), len(apart.cases), apart.num_rows) == (45, 9, 45) and not apart.errors
+    (one,), (two,) = whole.sites, apart.sites
+    for name in ("num_cases", "num_volumes", "num_pictures", "num_patients", "num_empty", "splits", "sizes", "spacing",
+                 "stored", "values"):  # fmt: skip
+        assert getattr(one, name) == getattr(two, name), name
+    assert (two.num_cases, two.num_volumes, two.num_pictures, two.num_empty) == (9, 9, 45, 1)
+    assert two.foreground == pytest.approx(one.foreground) and two.histogram == pytest.approx(one.histogram)
+    assert "site s: 1 of 9 cases have an empty mask: p3" in texts(apart)
+    assert "p0 (s, train, line " in texts(apart, "outlier").split("\n")[0], "named as the volume"
+    console = Console(width=120, file=io.StringIO())
+    tell(apart, console)
+    assert console.file.getvalue().split()[:5] == ["site", "cases", "volumes", "pictures", "patients"]
+    narrow = Console(width=64, file=io.StringIO())
+    tell(apart, narrow)
+    heads, row = narrow.file.getvalue().splitlines()[:2]
+    assert heads.split() == ["site", "cases", "volumes", "pictures", "patients", "foreground", "distance"]
+    assert row.split()[:4] == ["s", "9", "9", "45"], "what there is no room for gives way, not the site"
+    write_page(apart, tmp_path / "page.html")
+    page = Page(tmp_path / "page.html").source
+    assert "<dt>Cases</dt><dd>9</dd>" in page and "<dt>Volumes</dt><dd>9</dd>" in page
+    assert "<dt>Pictures</dt><dd>45</dd>" in page
+
+
+def test_slices_that_are_no_volume_are_an_error(tmp_path):
+    slices = nine_volumes(tmp_path / "whole", tmp_path / "apart")
+    (tmp_path / "apart" / "v4_2.png").write_bytes(b"no picture")
+    slices[1][6] = 1  # slice 3 of p0 is numbered 1 a second time
+    write_rows(tmp_path / "apart", slices)
+    found = inspect(tmp_path / "apart")
+    said = texts(found, "error")
+    assert "volume 'p0' of site 's' has slice 1 twice" in said and "v4_2.png" in said and len(found.errors) == 2
+    write_page(found, tmp_path / "page.html", with_pictures=False)
+    assert "44 of 45 rows could be read" in Page(tmp_path / "page.html").source
 
 
 def test_a_fingerprint_survives_what_a_copy_suffers_and_tells_pictures_apart():

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from fedlit.data import Manifest
 from fedlit.data.reading import read_image, read_mask
 from fedlit.errors import BadInput
-from fedlit.preparation.nuclei import filled, regions
+from fedlit.preparation.decoding import filled
+from fedlit.preparation.nuclei import regions
 from tests.preparation_sources import (
     check_and_plan,
     description,
@@ -109,6 +111,25 @@ def test_nuclei_of_four_sources(tmp_path, capsys):
     check_and_plan(out, capsys, unseen=("PanNuke2 Bile-duct",))
 
 
+def test_the_second_release_of_tnbc_has_types_of_nuclei_and_brain(tmp_path, capsys):
+    """RGBA whose fourth channel is empty, masks with a number for each type, slides from 12 being brain."""
+    root = tmp_path / "source" / "TNBC_and_Brain_dataset_celltype_integer"
+    for slide in ("01", "02", "11", "12", "13", "14"):
+        save(
+            root / f"Slide_{slide}" / f"{slide}_1.png",
+            np.dstack([noise(30, 30, 3, seed=int(slide)), square(30, 30, value=0)]),
+        )
+        types = square(30, 30, value=3)
+        types[8:12, 8:12] = 11
+        save(root / f"GT_{slide}" / f"{slide}_1.png", types)
+    assert prepare("nuclei", root, tmp_path / "out") == 0
+    rows = rows_of(tmp_path / "out")
+    assert [row["site"] for row in rows] == ["TCGA_brain"] * 3 + ["TNBC"] * 3
+    for row in rows:
+        assert np.array_equal(read_mask(tmp_path / "out" / row["mask"]).array[0], square(30, 30))
+    assert np.array_equal(read_image(tmp_path / "out" / rows[-1]["image"]).array[0], noise(30, 30, 3, seed=11))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -170,6 +191,31 @@ def test_brains_are_at_the_institutions_of_the_partition(tmp_path, capsys):
     )
     assert len(rows_of(tmp_path / "slices")) == 16
     check_and_plan(tmp_path / "slices", capsys)
+
+
+def test_slices_without_anything_are_not_something_to_look_at_unless_drawn_on(tmp_path, capsys):
+    """Around a brain all is 0 as published; a tumour drawn where nothing can be seen is a mistake."""
+    source, out = fets(tmp_path / "source", {1: 3}), tmp_path / "out"
+    for number in range(3):
+        name = f"FeTS2022_{number:05d}"
+        brain = np.random.default_rng(number).integers(0, 3000, (6, 12, 12)).astype(np.int16)
+        brain[[0, 1, 5]] = 0
+        tumour = square(6, 12, 12, value=2)
+        tumour[[0, 1, 5]] = 0
+        save_nifti(source / name / f"{name}_flair.nii.gz", brain, spacing=(1.0, 1.0, 1.0))
+        save_nifti(source / name / f"{name}_seg.nii.gz", tumour, spacing=(1.0, 1.0, 1.0))
+    for _ in range(2):  # the second time from what was noted
+        assert prepare("fets", source, out, "--slices") == 0
+        assert "9 slices of 3 volumes show nothing and have no foreground: not written" in capsys.readouterr().out
+        assert description(out)["skipped"] == [] and description(out)["blank_slices"] == 9
+    assert [row["slice"] for row in rows_of(out)] == ["2", "3", "4"] * 3
+    (volumes,) = Manifest(root=str(out), labels=description(out)["labels"], fractions=(1, 0, 0)).load()
+    assert len(volumes.train.cases) + len(volumes.val.cases) + len(volumes.test.cases) == 3
+    tumour[0, 4, 4] = 1
+    save_nifti(source / name / f"{name}_seg.nii.gz", tumour, spacing=(1.0, 1.0, 1.0))
+    assert prepare("fets", source, out, "--slices") == 3
+    (skipped,) = description(out)["skipped"]
+    assert skipped["what"].endswith("slice 0") and "the mask has foreground there" in skipped["reason"]
 
 
 def test_partitions_that_do_not_fit_are_named(tmp_path, capsys):

@@ -149,6 +149,7 @@ def test_slices_written_by_hand(tmp_path):
     [
         (",,6,2", ",,x,2", r"line 5: slice='x'; allowed are whole numbers from 0"),
         (",,6,2", ",v,,2", r"line 5: slice is empty, and volume='v'"),
+        (",,6,2", ",,,2", r"line 5: slice is empty, and slice_spacing='2'; number the slices, or leave both empty"),
         (",,6,2", ",,6,-1", r"line 5: slice_spacing='-1'; allowed is one number in mm above 0"),
         (",,6,2", ",,5,2", r"volume 'q' of site 'a' has slice 5 twice \(lines 5 and 6\)"),
         (",,6,2", ",,6,3", r"volume 'q' of site 'a' has slices of different spacing"),
@@ -175,6 +176,12 @@ def test_half_of_a_spacing_is_refused_and_none_counts_pixels(tmp_path):
         loaded(written(tmp_path, [line.replace(",0.5,", ",0.5 0.5,") for line in without]))
     assert loaded(written(tmp_path, without)).test.cases[0].spacing == (0.5, 0.5, 0.5), "one number is for all axes"
     assert loaded(written(tmp_path, [line.replace(",0.5,", ",,") for line in without])).test.cases[0].spacing is None
+    only_between = [line.replace(",0.5,", ",,") for line in SLICES]
+    with pytest.raises(BadInput, match="volume 'q' of site 'a' has a slice_spacing and no spacing; add that column"):
+        loaded(written(tmp_path, only_between))
+    both = [line.replace(",0.5,", ",3 0.5 0.4,") for line in SLICES]
+    with pytest.raises(BadInput, match="has a spacing of 3 mm between slices and a slice_spacing of 2; give one"):
+        loaded(written(tmp_path, both))
     three = [line.replace(",0.5,", ",2 0.5 0.4,") for line in without]
     assert loaded(written(tmp_path, three)).test.cases[0].spacing == (2.0, 0.5, 0.4)
 

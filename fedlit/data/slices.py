@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from fedlit.data.cache import PackedCase
-from fedlit.data.pictures import Case
-from fedlit.data.preparing import Preparation
 from fedlit.errors import BadInput
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # who only reads a manifest needs no torch
+    from fedlit.data.cache import PackedCase
     from fedlit.data.manifest import Row
+    from fedlit.data.pictures import Case
+    from fedlit.data.preparing import Preparation
 
 
 class Slice(NamedTuple):
@@ -32,6 +32,8 @@ def read_slice(cells: Mapping[str, str]) -> Slice | None:
     if not number:
         if volume:
             raise ValueError(f"slice is empty, and volume={volume!r}; number its slices, or leave both empty")
+        if step:
+            raise ValueError(f"slice is empty, and slice_spacing={step!r}; number the slices, or leave both empty")
         return None
     if not number.isascii() or not number.isdigit():
         raise ValueError(f"slice={number!r}; allowed are whole numbers from 0")
@@ -70,14 +72,27 @@ def slice_problems(rows: Iterable[Row], *, file: str) -> list[str]:
             problems.append(f"{told} is of the patients {groups}; give each volume its own name")
         if len({row.split for row in own}) > 1 and len({row.group for row in own}) == 1:
             continue  # a patient in two splits, which is told elsewhere
-        if len({_spacing(row) for row in own}) > 1:
+        if len({volume_spacing(row) for row in own}) > 1:
             problems.append(f"{told} has slices of different spacing; a volume has one")
-        elif own[0].spacing is not None and _spacing(own[0]) is None:
-            problems.append(f"{told} has a spacing and no slice_spacing; add that column, or leave both out for pixels")
+        elif half := _half_spacing(own[0]):
+            problems.append(f"{told} has {half}")
     return problems
 
 
-def _spacing(row: Row) -> tuple[float, ...] | None:
+def _half_spacing(row: Row) -> str:
+    """What is wrong with the two columns of a volume's spacing together; empty where they are right."""
+    assert row.slice is not None
+    if row.spacing is None:
+        missing = "a slice_spacing and no spacing; add that column (row column, in mm), or leave both out for pixels"
+        return missing if row.slice.step is not None else ""
+    if len(row.spacing) == 3 and row.slice.step not in (None, row.spacing[0]):
+        return f"a spacing of {row.spacing[0]:g} mm between slices and a slice_spacing of {row.slice.step:g}; give one"
+    if volume_spacing(row) is None:
+        return "a spacing and no slice_spacing; add that column, or leave both out for pixels"
+    return ""
+
+
+def volume_spacing(row: Row) -> tuple[float, ...] | None:
     """(slice, row, column) in mm; None where one of them is not known."""
     if row.spacing is None or row.slice is None:
         return None
@@ -114,6 +129,8 @@ def cases_of(located: Sequence[tuple[Row, PackedCase]], preparation: Preparation
 
 
 def _case(name: str, own: Sequence[tuple[Row, PackedCase]], preparation: Preparation, start: int) -> Case:
+    from fedlit.data.pictures import Case
+
     row, place = own[0]
     indices = tuple(range(start, start + sum(place.num_slices for _, place in own)))
     if row.slice is None:
@@ -126,6 +143,6 @@ def _case(name: str, own: Sequence[tuple[Row, PackedCase]], preparation: Prepara
         if found.size != place.size:
             sizes = " and ".join(f"{height}x{width}" for height, width in (place.size, found.size))
             raise BadInput(f"{row.name} and {other.name} are slices of one volume and differ in size, {sizes}")
-    spacing = preparation.spacing(_spacing(row), decoded_size=place.size, is_volume=True)
+    spacing = preparation.spacing(volume_spacing(row), decoded_size=place.size, is_volume=True)
     numbers = tuple(row.slice.number for row, _ in own if row.slice is not None)
     return Case(name, indices, row.group, spacing, True, numbers)

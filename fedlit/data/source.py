@@ -191,12 +191,14 @@ class Manifest:
             rows = split_by_group(rows, fractions=self.fractions, seed=self.split_seed)
         return rows if self.resplit_seed is None else resplit(rows, seed=self.resplit_seed)
 
-    def _cache(self) -> Path:
+    @property
+    def cache(self) -> Path:
+        """The folder of what is decoded once."""
         return Path(self.cache_dir).expanduser() if self.cache_dir else default_cache()
 
     def _digests(self, rows: Sequence[Row]) -> dict[Path, str]:
         paths = [path for row in rows for path in (row.image, row.mask)]
-        return file_hashes(paths, root=Path(self.root).expanduser().resolve(), cache=self._cache())
+        return file_hashes(paths, root=Path(self.root).expanduser().resolve(), cache=self.cache)
 
     def _values(self) -> dict[str, tuple[int, ...]]:
         if not isinstance(self.labels, Mapping):
@@ -225,7 +227,7 @@ class Manifest:
         preparation = self.preparation()
         keys = {row.line: f"{digests[row.image]}:{digests[row.mask]}" for row in rows}
         files = {keys[row.line]: Files(row.image, row.mask, f"{self.file} line {row.line}") for row in rows}
-        pack, places, problems = packed(files, preparation, cache=self._cache())
+        pack, places, problems = packed(files, preparation, cache=self.cache)
         if pack is None:
             return {}, (), problems
         table = [[value in values for value in preparation.values] for values in self._values().values()]

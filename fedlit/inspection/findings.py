@@ -13,6 +13,7 @@ import numpy as np
 from fedlit.data.checks import MOST_FOREGROUND
 from fedlit.data.manifest import Row
 from fedlit.inspection.alikeness import NUM_BITS, close_pairs
+from fedlit.inspection.cases import place
 from fedlit.inspection.measuring import Look
 
 MOST_PAIRS = 200  # of near-duplicates that are named
@@ -27,7 +28,7 @@ class Finding:
     """A sentence, and the cases to look at.
 
     Args:
-        kind: `error`, or of warnings `alike` (copies), `outlier` or `warning` (all others).
+        kind: `error`, or of warnings `alike` (copies), `outlier`, `inverted` (masks) or `warning` (all others).
     """
 
     kind: str
@@ -39,11 +40,18 @@ class Finding:
         return self.kind == "error"
 
 
-def warnings(looks: Sequence[Look], digests: Mapping[Path, str], *, background: int) -> list[Finding]:
-    """What a run would accept and a person should know, the gravest first. The order of rows does not matter."""
-    looks = sorted(looks, key=lambda look: (look.row.site, look.row.name))
-    found = [*_near_duplicates(looks, digests), *_same_files(looks, digests), *_labels(looks, background)]
-    return [*found, *_mixtures(looks), *_outliers(looks)]
+def warnings(
+    looks: Sequence[Look], cases: Sequence[Look], digests: Mapping[Path, str], *, background: int
+) -> list[Finding]:
+    """What a run would accept and a person should know, the gravest first. The order of rows does not matter.
+
+    Args:
+        looks: at every file, which are compared with each other.
+        cases: the same, slices of a volume being one: what is usual is judged of these.
+    """
+    looks, cases = (sorted(each, key=lambda look: (look.row.site, look.row.name)) for each in (looks, cases))
+    found = [*_near_duplicates(looks, digests), *_same_files(looks, digests), *_labels(cases, background)]
+    return [*found, *_mixtures(cases), *_outliers(cases)]
 
 
 def _near_duplicates(looks: Sequence[Look], digests: Mapping[Path, str]) -> Iterator[Finding]:
@@ -79,7 +87,7 @@ def _same_files(looks: Sequence[Look], digests: Mapping[Path, str]) -> Iterator[
         if len({row.image for row in rows}) > 1:
             yield Finding("alike", f"{_several(rows)} are the same picture; leave all but one out", tuple(rows[:2]))
     for rows in masks.values():
-        if len({digests[row.image] for row in rows}) > 1:
+        if len({digests[row.image] for row in rows}) > 1 and len({place(row) for row in rows}) > 1:
             text = f"{_several(rows)} are different pictures with the same mask; correct the manifest or the masks"
             yield Finding("alike", text, tuple(rows[:2]))
 
@@ -93,7 +101,7 @@ def _labels(looks: Sequence[Look], background: int) -> Iterator[Finding]:
         usual = float(np.median([look.foreground for look in own]))
         if usual > MOST_FOREGROUND:
             yield Finding(
-                "warning",
+                "inverted",
                 f"site {site}: foreground fills {usual:.0%} of the usual picture and looks inverted; is {background}"
                 " the value of no class there? Set data.background, or --background here",
             )

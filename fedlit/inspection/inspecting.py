@@ -14,7 +14,9 @@ from fedlit.data.cache import file_hashes
 from fedlit.data.checks import duplicates, listed_twice, patients_in_two_splits
 from fedlit.data.manifest import Row, read_manifest
 from fedlit.data.preparing import INTENSITIES
+from fedlit.data.slices import slice_problems
 from fedlit.errors import BadInput
+from fedlit.inspection.cases import cases_of, place, shares
 from fedlit.inspection.findings import Finding, warnings
 from fedlit.inspection.gathering import each
 from fedlit.inspection.measuring import NUM_BINS, Look, look
@@ -27,7 +29,8 @@ class Inspection:
     """What was found in a manifest.
 
     Args:
-        looks: at the cases that can be read, in the order of the manifest.
+        looks: at the files of the manifest that can be read, in its order.
+        cases: the same, slices of a volume being one.
         sites: those of these cases, the farthest from the others first.
         map: of these cases, in their order.
         findings: errors first.
@@ -39,6 +42,7 @@ class Inspection:
     intensity: str
     num_rows: int
     looks: tuple[Look, ...]
+    cases: tuple[Look, ...]
     sites: tuple[SiteSummary, ...]
     map: Map | None
     findings: tuple[Finding, ...]
@@ -59,6 +63,7 @@ def inspect(
     background: int = 0,
     intensity: str = "auto",
     num_workers: int | None = None,
+    cache: Path | None = None,
     advance: Callable[[int, int], object] = lambda done, of: None,
 ) -> Inspection:
     """Look at every case of `root/file` once.
@@ -67,7 +72,8 @@ def inspect(
         background: the mask value that is no class.
         intensity: what becomes 0 and 1 before intensities are compared, see `preparing.Preparation`.
         num_workers: processes; None lets the amount of data decide.
-        advance: told the number of cases looked at, and of all.
+        cache: where hashes of files are kept; None: see `storage.default_cache`.
+        advance: told the number of files looked at, and of all.
 
     Raises:
         BadInput: the manifest cannot be read; what is wrong with the files behind it is a finding instead.
@@ -77,12 +83,13 @@ def inspect(
     root = Path(root).expanduser()
     rows = read_manifest(root, file)
     paths = [path for row in rows for path in (row.image, row.mask)]
-    digests = file_hashes(paths, root=root.resolve(), cache=default_cache())
+    digests = file_hashes(paths, root=root.resolve(), cache=cache or default_cache())
     problems = listed_twice(rows, file=file) + patients_in_two_splits(rows, file=file)
-    problems += duplicates(rows, digests, file=file)
+    problems += duplicates(rows, digests, file=file) + slice_problems(rows, file=file)
     looks, histograms, unreadable = _look_at(
         rows, partial(look, background=background, intensity=intensity), file, num_workers, advance
     )
+    cases = cases_of(looks)
     findings = [*unreadable, *(Finding("error", text) for text in problems)]
     return Inspection(
         root,
@@ -91,9 +98,10 @@ def inspect(
         intensity,
         num_rows=len(rows),
         looks=tuple(looks),
-        sites=tuple(summaries(looks, histograms)),
-        map=feature_map(looks),
-        findings=(*findings, *warnings(looks, digests, background=background)),
+        cases=tuple(cases),
+        sites=tuple(summaries(cases, histograms)),
+        map=feature_map(cases),
+        findings=(*findings, *warnings(looks, cases, digests, background=background)),
     )
 
 
@@ -104,8 +112,9 @@ def _look_at(
     num_workers: int | None,
     advance: Callable[[int, int], object],
 ) -> tuple[list[Look], dict[str, np.ndarray], list[Finding]]:
-    """The looks, the sums of histograms by site, and the cases that cannot be read."""
+    """The looks, the sums over cases of histograms by site, and the files that cannot be read."""
     looks, problems = [], []
+    share = shares(rows)
     histograms: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(NUM_BINS))
     for number, (row, outcome) in enumerate(zip(rows, each(work, rows, num_workers=num_workers), strict=True), 1):
         advance(number, len(rows))
@@ -114,5 +123,5 @@ def _look_at(
             continue
         found, histogram = outcome
         looks.append(found)
-        histograms[row.site] += histogram
+        histograms[row.site] += share[place(row)] * histogram
     return looks, histograms, problems

@@ -39,6 +39,7 @@ class Look:
         num_empty: pictures (slices of a volume) without foreground.
         values: of the mask, at most `MOST_VALUES`.
         fingerprint: 255 bits, see `fingerprint`.
+        is_volume: the slices of a body, not pictures.
     """
 
     row: Row
@@ -54,6 +55,7 @@ class Look:
     num_empty: int
     values: tuple[int, ...]
     fingerprint: bytes
+    is_volume: bool = False
 
     @property
     def brightness(self) -> float:
@@ -95,6 +97,7 @@ def look(row: Row, *, background: int = 0, intensity: str = "auto") -> tuple[Loo
         num_empty=int((~is_foreground.any(axis=(1, 2))).sum()),
         values=tuple(values[:MOST_VALUES].tolist()),
         fingerprint=fingerprint(grey.mean(axis=0, dtype=np.float32)),
+        is_volume=picture.is_volume,
     )
     return found, counts.reshape(NUM_BINS, -1).sum(axis=1) / counts.sum()
 

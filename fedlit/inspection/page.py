@@ -32,6 +32,7 @@ def write_page(
         folder=anonymous(str(inspection.root)),
         sites=sites,
         features=len(FEATURES),
+        has_volumes=any(site.num_volumes for site in sites),
         has_splits=all(site.splits for site in sites),
         histograms=drawings("histograms", lambda width: draw_histograms(sites, width)),
         map=drawings("map", lambda width: draw_map(inspection, width)),

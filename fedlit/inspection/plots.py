@@ -48,7 +48,7 @@ def draw_map(inspection: Inspection, width: int) -> Figure | None:
     if found is None:
         return None
     figure, places = _panels(len(sites), width, height=150)
-    owners = np.array([look.row.site for look in inspection.looks])
+    owners = np.array([look.row.site for look in inspection.cases])
     all_points = _sample(found.places, max(60, MOST_POINTS // (2 * len(sites))))
     low, high = np.quantile(found.places, (0.005, 0.995), axis=0)
     margin = 0.08 * (high - low) + 1e-6

@@ -47,7 +47,7 @@ def take_samples(inspection: Inspection, *, num_workers: int | None = None) -> S
     number = 4 if len(inspection.sites) <= 16 else 2
     chosen = {
         site.name: sorted(
-            (look.row for look in inspection.looks if look.row.site == site.name),
+            (look.row for look in inspection.cases if look.row.site == site.name),
             key=lambda row: address("sample", row.name),
         )[:number]
         for site in inspection.sites

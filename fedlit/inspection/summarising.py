@@ -17,6 +17,9 @@ class SiteSummary:
     """Numbers of a site, intensities in [0, 1].
 
     Args:
+        num_cases: what is scored once: pictures that stand alone, and volumes.
+        num_volumes: of these, in files of their own or in slices.
+        num_pictures: what is trained on: pictures and slices.
         splits: cases in train, val and test; empty where the manifest has no splits.
         brightness, contrast: mean over cases.
         foreground: shares of the pixels of the cases, smallest first.
@@ -26,6 +29,7 @@ class SiteSummary:
 
     name: str
     num_cases: int
+    num_volumes: int
     num_pictures: int
     num_patients: int
     splits: tuple[int, ...]
@@ -47,7 +51,7 @@ class SiteSummary:
         return f"{low} %" if low == high else f"{low}–{high} %"
 
 
-def summaries(looks: Sequence[Look], histograms: Mapping[str, np.ndarray]) -> list[SiteSummary]:
+def summaries(cases: Sequence[Look], histograms: Mapping[str, np.ndarray]) -> list[SiteSummary]:
     """The sites, the farthest from the others first.
 
     Args:
@@ -56,7 +60,7 @@ def summaries(looks: Sequence[Look], histograms: Mapping[str, np.ndarray]) -> li
     means = {site: total / total.sum() for site, total in histograms.items()}
     found = []
     for site, mean in sorted(means.items()):
-        own = [look for look in looks if look.row.site == site]
+        own = [look for look in cases if look.row.site == site]
         others = [other for name, other in means.items() if name != site]
         far = distance(mean, np.mean(others, axis=0)) if others else None
         found.append(_summary(site, own, mean, far))
@@ -69,6 +73,7 @@ def _summary(site: str, own: Sequence[Look], histogram: np.ndarray, far: float |
     return SiteSummary(
         site,
         num_cases=len(own),
+        num_volumes=sum(look.is_volume for look in own),
         num_pictures=sum(look.num_pictures for look in own),
         num_patients=len({look.row.group for look in own}),
         splits=() if None in splits else tuple(splits[split] for split in SPLITS),
@@ -115,9 +120,9 @@ class Map:
     axes: tuple[str, str]
 
 
-def feature_map(looks: Sequence[Look]) -> Map | None:
+def feature_map(cases: Sequence[Look]) -> Map | None:
     """The first two principal components of the cases' standardised features; None of fewer than three cases."""
-    features = np.array([look.features for look in looks], np.float64)
+    features = np.array([look.features for look in cases], np.float64)
     if len(features) < 3:
         return None
     spread = features.std(axis=0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -61,7 +63,7 @@ def inspect_folder(
 def tell(found: Inspection, console: Console) -> None:
     """A table of the sites, then errors and warnings, a line each."""
     if found.sites:
-        console.print(_table(found))
+        console.print(_fitting_table(found, console))
     for findings, name, style in ((found.errors, "error", "red"), (found.warnings, "warning", "yellow")):
         for finding in findings[:MOST_LINES]:
             console.print(Text(f"{name} | {printable(finding.text)}", style=style), soft_wrap=True)
@@ -78,20 +80,31 @@ def progress() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _table(found: Inspection) -> Table:
+def _fitting_table(found: Inspection, console: Console) -> Table:
+    """The table without the columns that a narrow terminal has no room for; all stand on the page."""
+    counted = ("cases", "volumes", "pictures") if any(site.num_volumes for site in found.sites) else ("cases",)
+    names = [*counted, "patients", "size", "brightness", "foreground", "distance"]
+    unbounded = console.options.update(width=1000)  # else a table is never wider than the console
+    for name in ("brightness", "size", "patients", ""):
+        table = _table(found, names)
+        if not name or Measurement.get(console, unbounded, table).minimum <= console.width:
+            break
+        names.remove(name)
+    return table
+
+
+def _table(found: Inspection, names: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("site", "cases", "patients", "size", "brightness", "foreground", "distance"):
+    for name in ("site", *names):
         table.add_column(name, justify="left" if name == "site" else "right", no_wrap=name != "site")
     for site in found.sites:
-        table.add_row(
-            Text(printable(site.name)),
-            str(site.num_cases),
-            str(site.num_patients),
-            site.sizes,
-            f"{site.brightness:.2f}",
-            site.middle_half,
-            "–" if site.distance is None else f"{site.distance:.3f}",
-        )
+        cells = {
+            "size": site.sizes,
+            "brightness": f"{site.brightness:.2f}",
+            "foreground": site.middle_half,
+            "distance": "–" if site.distance is None else f"{site.distance:.3f}",
+        } | {name: str(getattr(site, f"num_{name}")) for name in ("cases", "volumes", "pictures", "patients")}
+        table.add_row(Text(printable(site.name)), *(cells[name] for name in names))
     return table
 
 

@@ -48,6 +48,19 @@ def run(name: str, source: Path, out: Path, *, sites: Sequence[str], seed: int, 
     return prepare(name, reader, source, out, sites=sites, seed=seed, workers=workers, console=Console())
 
 
+def described(name: str) -> list[str]:
+    """What `fedlit prepare NAME --help` adds: what is read, and which known layouts are not."""
+    module = import_module(f"fedlit.preparation.{READERS[name].partition(':')[0]}")
+    lines = [" ".join((_class(name).__doc__ or "").split())]
+    expected = getattr(module, "EXPECTED", None) or [str(layout) for layout in getattr(module, "LAYOUTS", ())]
+    if expected:
+        lines += ["Read, below any folder of SOURCE:", *(f"- {each}" for each in expected)]
+    if not_read := getattr(module, "NOT_READ", ()):
+        lines.append("Known and not read, since where files lie and what masks mean is not confirmed:")
+        lines += [f"- {each.what}: {each.instead}" for each in not_read]
+    return lines
+
+
 def _reader(name: str, given: Mapping[str, Any]) -> Reader:
     cls = _class(name)
     allowed = [field.name for field in fields(cls)]

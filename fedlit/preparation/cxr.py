@@ -10,7 +10,7 @@ import numpy as np
 from fedlit.errors import BadInput
 from fedlit.preparation.cases import About, Decoded, Found
 from fedlit.preparation.decoding import bright, drawn, picture, same_grid
-from fedlit.preparation.layouts import Layout, all_cases
+from fedlit.preparation.layouts import Layout, NotRead, all_cases
 from fedlit.preparation.patterns import tree
 
 JSRT_SIDE, JSRT_MM = 2048, 0.175  # pixels of a raw picture, and their size
@@ -58,6 +58,13 @@ LAYOUTS = (
            name="{part} {kind} {case}", group="{part} {kind} {case}",
            splits={"train": "train", "val": "val", "test": "test"}),
 )  # fmt: skip
+NOT_READ = (
+    NotRead("Montgomery with one mask a picture, as it goes round together with Shenzhen", "masks/{case:MCUCXR_[^/]+}",
+            "use `fedlit prepare folder SOURCE OUT --site Montgomery --images \"CXR_png/{case:MCUCXR_.+}.png\""
+            " --masks \"masks/{case}.png\"`"),
+    NotRead("the COVID-19 Radiography Database", "{kind:COVID|Lung_Opacity|Normal|Viral Pneumonia}/images/{case}.png",
+            "use `fedlit prepare folder SOURCE OUT`: its default patterns fit, a kind being a site"),
+)  # fmt: skip
 HOW = {
     "JSRT": "JSRT: raw 12 bits turned round (bone is bright), reduced to the masks' 1024 pixels; 0.35 mm a pixel",
     "Montgomery": "Montgomery: the masks of the left and the right lung are joined; 0.0875 mm a pixel",
@@ -71,16 +78,17 @@ class ChestXRays:
     """No options."""
 
     def find(self, source: Path) -> Found:
-        cases, skipped = all_cases("the chest X-ray sets as they are published", tree(source), LAYOUTS)
+        cases, skipped = all_cases("the chest X-ray sets as they are published", tree(source), LAYOUTS, NOT_READ)
         sites = sorted({case.site for case in cases})
         about = About(
             title="Lungs on chest X-rays",
             labels={"lung": 255},
             conventions=(*(HOW[site] for site in sites), "cxr: masks are white where the lung is, and written as 255"),
-            licence="as each source states (JSRT: registration; SCR: research; Montgomery and Shenzhen: NLM; Shenzhen"
-            " masks: CC BY-NC-SA 4.0; COVID-QU-Ex: CC BY-SA 4.0); not checked by this program",
+            licence="Shenzhen masks: CC BY-NC-SA 4.0; COVID-QU-Ex: CC BY-SA 4.0; JSRT, SCR, Montgomery and Shenzhen:"
+            " see the owner's page. As found in public sources; the owner's page decides",
             citation="JSRT: Shiraishi et al., AJR 2000. SCR: van Ginneken et al., MedIA 2006. Montgomery, Shenzhen:"
-            " Jaeger et al., QIMS 2014. Shenzhen masks: Stirenko et al., 2018. COVID-QU-Ex: Tahir et al., 2021.",
+            " Jaeger et al., QIMS 2014. Shenzhen masks: Stirenko et al., 2018. COVID-QU-Ex: Tahir et al., Computers in"
+            " Biology and Medicine 2021.",
         )
         return Found(cases, skipped, about)
 

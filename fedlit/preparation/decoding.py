@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from fedlit.errors import BadInput
 from fedlit.preparation.cases import Decoded
 
 
-def picture(path: Path) -> np.ndarray:
-    """[H, W] or [H, W, 3]. Raises `BadInput`."""
-    if not path.name.lower().endswith(SUFFIXES):
+def picture(path: Path, *, drop_alpha: bool = False) -> np.ndarray:
+    """[H, W] or [H, W, 3]; `drop_alpha` forgets a channel of transparency that means nothing. Raises `BadInput`."""
+    if drop_alpha or not path.name.lower().endswith(SUFFIXES):
         array = _opened(path)
         if (array == array[:1, :1]).all():
             raise BadInput(f"{path.name}: every pixel is {array[0, 0].tolist()}, nothing can be seen")
@@ -56,6 +57,20 @@ def drawn(image: Path, *masks: Path) -> Decoded:
         same_grid(array, part, mask)
         foreground |= part
     return Decoded(array, np.where(foreground, 255, 0).astype(np.uint8))
+
+
+def filled(polygons: Sequence[np.ndarray], shape: tuple[int, ...], path: Path) -> np.ndarray:
+    """uint8 [H, W], 255 inside of the polygons."""
+    import cv2
+
+    mask = np.zeros(shape, np.uint8)
+    points = [np.rint(polygon).astype(np.int64) for polygon in polygons]
+    limit = 4 * max(shape)
+    if any((abs(each) > limit).any() for each in points):
+        raise BadInput(f"{path.name}: outlines far outside of the picture of {shape[1]} x {shape[0]} pixels")
+    for each in points:  # one by one: where two overlap, filling them together would leave a hole
+        cv2.fillPoly(mask, [each.astype(np.int32)], (255,))
+    return mask
 
 
 def same_grid(image: np.ndarray, mask: np.ndarray, path: Path) -> None:

@@ -52,6 +52,7 @@ def write_description(out: Path, name: str, reader: Reader, found: Found, done: 
     options: dict[str, Any] = asdict(cast(Any, reader)) if is_dataclass(reader) else {}
     dropped = Counter(field for _, written in done for field in written.dropped)
     warnings = sorted({line for _, written in done for line in written.warnings})
+    num_blank = sum(written.num_blank for _, written in done)
     about = found.about
     write_json(
         out / "dataset.json",
@@ -68,6 +69,7 @@ def write_description(out: Path, name: str, reader: Reader, found: Found, done: 
             **found.extra,
             **({"dropped_fields": dict(sorted(dropped.items()))} if dropped else {}),
             **({"warnings": warnings} if warnings else {}),
+            **({"blank_slices": num_blank} if num_blank else {}),
             "skipped": [{"what": each.what, "reason": each.reason} for each in skipped],
         },
     )  # fmt: skip
@@ -98,6 +100,9 @@ def summary(console: Console, out: Path, found: Found, done: Done, skipped: Sequ
     warnings = sorted({line for _, written in done for line in written.warnings})
     for line in (*found.about.conventions, *notes, *warnings):
         _say(console, line)
+    if num_blank := sum(written.num_blank for _, written in done):
+        volumes = sum(written.num_blank > 0 for _, written in done)
+        _say(console, f"{num_blank} slices of {volumes} volumes show nothing and have no foreground: not written")
     dropped = Counter(field for _, written in done for field in written.dropped)
     if dropped:
         _say(console, f"{len(dropped)} identifying fields were dropped: {', '.join(sorted(dropped))}")

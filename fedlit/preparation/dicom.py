@@ -1,4 +1,4 @@
-"""DICOM: a folder for each site, in it a folder for each case with its slices, or a file for each picture."""
+"""DICOM: a folder for each site, in it a folder for each case with its slices, or a file for a picture or a volume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy as np
 from fedlit.data.reading import read_mask
 from fedlit.errors import BadInput
 from fedlit.preparation.cases import Case, Decoded, Found, Skipped
-from fedlit.preparation.dicom_series import header, pydicom, read_series
+from fedlit.preparation.dicom_seg import check_numbers, classes_of, drawn_on, is_segmentation, segments
+from fedlit.preparation.dicom_series import Series, header, pydicom, read_series
 from fedlit.preparation.folder import coded, codes_of, described, parse_foreground, seen_classes
 from fedlit.preparation.nifti import mask_of
 from fedlit.preparation.patterns import Pattern, Tree, not_as_published, tree
@@ -27,10 +28,12 @@ FOLDERS = "dicom: names of folders and files become names of cases: see that the
 
 @dataclass(frozen=True)
 class Dicom:
-    """`masks` is where a case's mask lies, NIfTI for a volume and any picture for a picture, with {site} and {case}.
+    """`masks` is where a case's mask lies, with {site} and {case}: a binary DICOM SEG, NIfTI for a volume, any picture
+    for a picture.
 
-    A case is the folder SITE/CASE/ with the slices of one series, or the file SITE/CASE.dcm. `foreground` as for
-    `folder`; `slices` writes every slice as a picture. Cases with one PatientID are one patient.
+    A case is the folder SITE/CASE/ with the slices of one series, or the file SITE/CASE.dcm; of a file with several
+    frames each is a slice. The classes of DICOM SEG are its labels; with `foreground` they are segments by number, else
+    as for `folder`. `slices` writes every slice as a picture. Cases with one PatientID are one patient.
     """
 
     masks: str = "{site}/{case}_mask.*"
@@ -65,11 +68,44 @@ class Dicom:
         if not cases:
             expected = ["{site}/{case}/*.dcm or {site}/{case}.dcm", f"with the mask {self.masks}"]
             raise not_as_published("DICOM in folders of sites and cases", found, expected, skipped)
+        cases = [replace(case, as_slices=self.slices) for case in cases]
+        segmented = [is_segmentation(case.sources[-1]) for case in cases]
+        if all(segmented):
+            return self._segmented(cases, skipped)
+        if any(segmented):
+            raise BadInput("some masks are DICOM SEG and some are not: prepare them apart, by --masks")
         classes = parse_foreground(self.foreground) or seen_classes([case.sources[-1] for case in cases], mask_of)
         codes = codes_of(classes)
-        pairs = list(codes.items())
-        cases = [replace(case, decode=partial(case.decode, codes=pairs), as_slices=self.slices) for case in cases]
+        cases = [replace(case, decode=partial(case.decode, codes=list(codes.items()))) for case in cases]
         return Found(cases, skipped, described("DICOM", classes, codes), [BURNED_IN, FOLDERS])
+
+    def _segmented(self, cases: Sequence[Case], skipped: list[Skipped]) -> Found:
+        """The cases whose masks are DICOM SEG; a number in a file is a class by its label."""
+        labels: dict[Path, dict[int, str]] = {}
+        for case in cases:
+            try:
+                labels[case.sources[-1]] = segments(case.sources[-1])
+            except BadInput as error:
+                skipped.append(Skipped(f"{case.site} {case.name}", str(error)))
+        if not labels:
+            raise BadInput(
+                "\n  ".join(["no mask can be used:", *(f"{each.what}: {each.reason}" for each in skipped[:20])])
+            )
+        classes = parse_foreground(self.foreground)
+        if classes:
+            check_numbers(labels, [number for own in classes.values() for number in own])
+        named = classes or classes_of(labels)
+        codes = codes_of(named)
+        made = []
+        for case in cases:
+            if own := labels.get(case.sources[-1]):
+                pairs = [(number, codes[number]) for number in own if number in codes] if classes else [
+                    (number, codes[named[label][0]]) for number, label in own.items()]  # fmt: skip
+                files, mask = case.sources[:-1], case.sources[-1]
+                made.append(replace(case, decode=partial(decode_segmented, files, mask, codes=pairs)))
+        about = described("DICOM", named, codes)
+        read = "masks: DICOM SEG; classes are " + ("segments by number" if classes else "the labels of segments")
+        return Found(made, skipped, replace(about, conventions=(read,)), [BURNED_IN, FOLDERS])
 
 
 def decode_series(files: Sequence[Path], mask: Path, codes: list[tuple[int, int]]) -> Decoded:
@@ -78,16 +114,27 @@ def decode_series(files: Sequence[Path], mask: Path, codes: list[tuple[int, int]
     values = labels.array
     if series.affine is not None and labels.is_volume and mask.name.lower().endswith((".nii", ".nii.gz")):
         values = _turned(values, affine_of(mask), series.affine, mask)
-    elif series.image.ndim == 2 or series.image.shape[-1] == 3:
+    elif not series.is_volume:
         values = values[0]
-    shape = series.image.shape[: values.ndim]
+    shape = series.image.shape[: 3 if series.is_volume else 2]
     if values.shape != shape:
         sizes = " and ".join("x".join(map(str, each)) for each in (shape, values.shape))
         raise BadInput(f"{mask.name} is on another grid than its image, {sizes}")
+    return _decoded(series, coded(values, codes))
+
+
+def decode_segmented(files: Sequence[Path], mask: Path, codes: Sequence[tuple[int, int]]) -> Decoded:
+    """Pixels and the segments of a DICOM SEG on their slices; `codes` are pairs of a number and what is written."""
+    series = read_series(files)
+    drawn = drawn_on(mask, series, dict(codes))
+    return _decoded(series, drawn if series.is_volume else drawn[0])
+
+
+def _decoded(series: Series, mask: np.ndarray) -> Decoded:
     image = series.image
     if image.ndim == 2 and image.dtype.kind in "iu" and image.dtype.itemsize > 1:
         image = _sixteen_bits(image)
-    return Decoded(image, coded(values, codes), series.spacing, series.affine, series.dropped, series.warnings)
+    return Decoded(image, mask, series.spacing, series.affine, series.dropped, series.warnings)
 
 
 def _sixteen_bits(image: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedlit.errors import BadInput
+from fedlit.preparation.dicom_frames import Frame, frames, group
 
 IDENTIFYING = (
     "AccessionNumber", "AcquisitionDate", "AcquisitionTime", "AdditionalPatientHistory", "BranchOfService",
@@ -30,13 +31,19 @@ read but to say so; of the header only the pixels' size and place are used at al
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """`image` [D, H, W], or [H, W] and [H, W, 3] of a single picture. Spacing in mm; `affine` as NIfTI has it."""
+    """`image` [D, H, W] or [D, H, W, 3], or [H, W] and [H, W, 3] of a single picture. Spacing in mm; `affine` as NIfTI
+    has it, None of frames that do not say where they lie. `frames` are what the slices were, in their order."""
 
     image: np.ndarray
     spacing: tuple[float, ...] | None
     affine: np.ndarray | None
     dropped: tuple[str, ...]
     warnings: tuple[str, ...]
+    frames: tuple[Frame, ...]
+
+    @property
+    def is_volume(self) -> bool:
+        return len(self.frames) > 1
 
 
 def pydicom() -> Any:
@@ -58,27 +65,45 @@ def header(path: Path) -> Any | None:
 
 
 def read_series(files: Sequence[Path]) -> Series:
-    """One picture, or the slices of a volume in the order of their places.
+    """One picture, or the slices of a volume in the order of their places; frames of one file that do not say where
+    they lie stay in its order.
 
     Raises:
         BadInput: no pixel data, a compressed syntax that cannot be decoded here, several series, slices of different
             sizes, twice the same place, or unequal steps.
     """
-    datasets = [_read(path) for path in files]
+    datasets = [read_file(path) for path in files]
     if len({str(each.get("SeriesInstanceUID", "")) for each in datasets}) > 1:
         raise BadInput("the files are of several series; keep the one that was drawn on")
-    arrays = [_pixels(path, dataset) for path, dataset in zip(files, datasets, strict=True)]
+    found = [frame for path, dataset in zip(files, datasets, strict=True) for frame in frames(path, dataset)]
     dropped = tuple(sorted({name for each in datasets for name in IDENTIFYING if each.get(name) not in (None, "")}))
     dropped += ("private fields",) if any(tag.is_private for each in datasets for tag in each) else ()
     burned = any(str(each.get("BurnedInAnnotation", "")).upper() == "YES" for each in datasets)
-    warnings = ("dicom: some files say that text is burned into their pixels: look at them",) if burned else ()
-    if len(datasets) == 1:
-        return Series(arrays[0], _plane_spacing(datasets[0]), None, dropped, warnings)
-    image, spacing, affine = _stacked(datasets, arrays)
-    return Series(image, spacing, affine, dropped, warnings)
+    warnings: tuple[str, ...] = (
+        ("dicom: some files say that text is burned into their pixels: look at them",) if burned else ()
+    )
+    if len(found) == 1:
+        return Series(found[0].array, found[0].spacing, None, dropped, warnings, tuple(found))
+    if len({frame.array.shape for frame in found}) > 1:
+        sizes = sorted({"x".join(map(str, frame.array.shape)) for frame in found})
+        raise BadInput(f"slices of {', '.join(sizes)}; a volume has slices of one size")
+    if len(files) == 1 and all(frame.position is None for frame in found):
+        warnings += ("dicom: frames that do not say where they lie are slices in the order of their file",)
+        spacing = _spacing_of_frames(datasets[0], found[0])
+        return Series(np.stack([frame.array for frame in found]), spacing, None, dropped, warnings, tuple(found))
+    found, spacing, affine = _stacked(found)
+    image = np.stack([frame.array for frame in found])
+    return Series(image, spacing, affine, dropped, warnings, tuple(found))
 
 
-def _read(path: Path) -> Any:
+def _spacing_of_frames(dataset: Any, first: Frame) -> tuple[float, ...] | None:
+    """(slice, row, column), where the file says all of it."""
+    step = (group(dataset, 0, "PixelMeasuresSequence") or dataset).get("SpacingBetweenSlices")
+    return (float(step), *first.spacing) if step and first.spacing else None
+
+
+def read_file(path: Path) -> Any:
+    """All fields of a file. Raises `BadInput`."""
     package = pydicom()
     try:
         return package.dcmread(path)
@@ -88,54 +113,19 @@ def _read(path: Path) -> Any:
         raise BadInput(f"{path.name}: unreadable or truncated ({error})") from error
 
 
-def _pixels(path: Path, dataset: Any) -> np.ndarray:
-    """[H, W] or [H, W, 3] in the numbers that the header's slope and intercept make of them; dense is bright."""
-    if "PixelData" not in dataset:
-        raise BadInput(f"{path.name}: has no pixel data ({dataset.get('Modality', 'unknown')}); leave it out")
-    if int(dataset.get("NumberOfFrames", 1) or 1) > 1:
-        raise BadInput(f"{path.name}: has {dataset.NumberOfFrames} frames; store one slice a file, or NIfTI")
-    try:
-        array = dataset.pixel_array
-    except Exception as error:  # what decoders raise differs from one to the other
-        syntax = getattr(dataset.file_meta.get("TransferSyntaxUID", ""), "name", "unknown")
-        raise BadInput(f"{path.name}: the pixels cannot be decoded ({syntax}); store it uncompressed, or install the"
-                       " decoder that pydicom names for it") from error  # fmt: skip
-    if array.ndim == 3 and array.shape[-1] == 3:
-        if str(dataset.get("PhotometricInterpretation", "RGB")) != "RGB":
-            from pydicom.pixels import convert_color_space
-
-            array = convert_color_space(array, dataset.PhotometricInterpretation, "RGB")
-        return np.asarray(array)
-    slope, intercept = float(dataset.get("RescaleSlope", 1) or 1), float(dataset.get("RescaleIntercept", 0) or 0)
-    if str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1":
-        array = array.max() - array
-    if (slope, intercept) == (1.0, 0.0):
-        return np.asarray(array)
-    scaled = array.astype(np.float64) * slope + intercept
-    is_whole = slope == int(slope) and intercept == int(intercept)
-    return scaled.astype(np.int32 if is_whole else np.float32)
-
-
-def _plane_spacing(dataset: Any) -> tuple[float, float] | None:
-    values = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
-    return (float(values[0]), float(values[1])) if values else None
-
-
-def _stacked(datasets: Sequence[Any], arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
-    if len({array.shape for array in arrays}) > 1 or arrays[0].ndim != 2:
-        sizes = sorted({"x".join(map(str, array.shape)) for array in arrays})
-        raise BadInput(f"slices of {', '.join(sizes)}; a volume has grey slices of one size")
-    try:
-        across, down = np.array(datasets[0].ImageOrientationPatient, float).reshape(2, 3)
-        places = np.array([each.ImagePositionPatient for each in datasets], float)
-    except (AttributeError, TypeError, ValueError):
-        raise BadInput("ImageOrientationPatient or ImagePositionPatient is missing: slices cannot be ordered") from None
-    plane = _plane_spacing(datasets[0])
+def _stacked(found: Sequence[Frame]) -> tuple[list[Frame], tuple[float, ...], np.ndarray]:
+    """The frames in the order of their places, the spacing and the affine of NIfTI."""
+    if found[0].array.ndim != 2:
+        raise BadInput("slices in colour; a volume that says where its slices lie is grey")
+    if any(frame.position is None or frame.directions is None for frame in found):
+        raise BadInput("ImageOrientationPatient or ImagePositionPatient is missing: slices cannot be ordered")
+    plane = found[0].spacing
     if plane is None:
         raise BadInput("PixelSpacing is missing; a volume needs it")
-    if any(not np.allclose(each.ImageOrientationPatient, datasets[0].ImageOrientationPatient, atol=1e-3)
-           for each in datasets):  # fmt: skip
+    directions = np.array([frame.directions for frame in found])
+    if not np.allclose(directions, directions[0], atol=1e-3):
         raise BadInput("slices of different directions; keep one volume a folder")
+    (across, down), places = directions[0], np.array([frame.position for frame in found])
     heights = places @ np.cross(across, down)
     order = np.argsort(heights, kind="stable")
     steps = np.diff(heights[order])
@@ -148,4 +138,4 @@ def _stacked(datasets: Sequence[Any], arrays: Sequence[np.ndarray]) -> tuple[np.
     affine = np.eye(4)  # of DICOM's axes: left, posterior, superior
     affine[:3, 0], affine[:3, 1], affine[:3, 2], affine[:3, 3] = across * plane[1], down * plane[0], step, first
     spacing = (float(np.linalg.norm(step)), *plane)
-    return np.stack([arrays[place] for place in order]), spacing, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return [found[place] for place in order], spacing, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine

@@ -11,12 +11,21 @@ import numpy as np
 
 from fedlit.errors import BadInput
 from fedlit.preparation.cases import About, Case, Decoded, Found, Skipped
-from fedlit.preparation.layouts import Layout
+from fedlit.preparation.layouts import Layout, NotRead, there
 from fedlit.preparation.patterns import Tree, not_as_published, tree
 from fedlit.preparation.volumes import clipped_to_bytes, read_volume
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 VALUES = (0, 1, 2, 4)
+EXPECTED = (
+    "{case}/{case}_flair.nii.gz (or _t1, _t1ce, _t2) with {case}/{case}_seg.nii.gz",
+    "and below SOURCE partitioning_1.csv with the columns Partition_ID and Subject_ID, or --partition FILE",
+)
+NOT_READ = (
+    NotRead("BraTS of 2023 and later, whose names have dashes", "{case}/{case}-{modality:t1n|t1c|t2f|t2w}.nii.gz",
+            'use `fedlit prepare nifti SOURCE OUT --site NAME --images "{case}/{case}-t2f.nii.gz"'
+            ' --masks "{case}/{case}-seg.nii.gz"` with --foreground for its values'),
+)  # fmt: skip
 
 
 def decode_volume(image: Path, mask: Path) -> Decoded:
@@ -45,7 +54,11 @@ class FeTS:
         cases, skipped = Layout("FeTS", image, (mask,), decode_volume).find(found)
         if not cases:
             raise not_as_published(
-                "FeTS 2022 as it is published", found, [f"{image} with {mask}", self.partition], skipped
+                "FeTS 2022 as it is published",
+                found,
+                [f"{image} with {mask}", self.partition],
+                skipped,
+                there(found, NOT_READ),
             )
         institutions = _institutions(found, self.partition)
         placed = [
@@ -63,7 +76,7 @@ class FeTS:
             labels={"whole_tumour": [1, 2, 4], "tumour_core": [1, 4], "enhancing_tumour": 4},
             conventions=("fets: values as published, 1 necrosis, 2 oedema, 4 enhancing tumour; " + self.modality
                          + " is clipped at its 99 % quantile and scaled to 8 bits",),
-            licence="as FeTS 2022 states (registration); not checked by this program",
+            licence="see the owner's page",
             citation="Pati et al., The Federated Tumor Segmentation (FeTS) Challenge, 2021. Bakas et al., 2017.",
         )  # fmt: skip
         return Found(placed, skipped, about)

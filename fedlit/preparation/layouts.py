@@ -29,6 +29,8 @@ class Layout:
     splits: Mapping[str, str] = field(default_factory=dict)
     volume: str = ""  # where {slice} is the number of a slice in it
     is_optional: bool = False  # masks are not handed out for all pictures: those without are left out silently
+    optional_parts: tuple[str, ...] = ()  # texts of {part} of which that is so
+    is_alternative: bool = False  # another copy of a site: only for splits that no layout before it has found
 
     def find(self, found: Tree) -> tuple[list[Case], list[Skipped]]:
         """Cases, and what has no partner; where one side is missing as a whole, that is said once."""
@@ -55,7 +57,7 @@ class Layout:
                 candidates = by_key.get(key, [])
                 if len(candidates) == 1:
                     chosen.append(candidates[0])
-                elif candidates or not self.is_optional:
+                elif candidates or not (self.is_optional or names.get("part", "").lower() in self.optional_parts):
                     several = f"several masks: {', '.join(candidates)}" if candidates else f"no mask as {pattern}"
                     skipped.append(Skipped(file, several))
                     break
@@ -69,6 +71,9 @@ class Layout:
             for path in paths
         ]
         return cases, skipped
+
+    def __str__(self) -> str:
+        return f"{self.label}: {Pattern(self.image)} with {' and '.join(str(Pattern(mask)) for mask in self.masks)}"
 
     @property
     def label(self) -> str:
@@ -97,19 +102,53 @@ class Layout:
         )
 
 
-def all_cases(title: str, found: Tree, layouts: Sequence[Layout]) -> tuple[list[Case], list[Skipped]]:
+@dataclass(frozen=True)
+class NotRead:
+    """A layout that goes round and that no reader knows: `sign` is a pattern of its files."""
+
+    what: str
+    sign: str
+    instead: str  # what to do with it
+
+    def __str__(self) -> str:
+        return f"{self.what}: not read; {self.instead}"
+
+
+def all_cases(
+    title: str, found: Tree, layouts: Sequence[Layout], not_read: Sequence[NotRead] = ()
+) -> tuple[list[Case], list[Skipped]]:
     """The cases of every layout that is there.
 
     Raises:
-        BadInput: not a case of any of them.
+        BadInput: not a case of any of them; names the layouts of `not_read` that are there.
     """
     cases: list[Case] = []
     skipped: list[Skipped] = []
+    unused: list[Skipped] = []
     for layout in layouts:
         some, left_out = layout.find(found)
+        if layout.is_alternative:
+            some = _further(some, cases)
+            (skipped if some else unused).extend(left_out)
+            if some:  # what the other copy lacks, this one has
+                skipped = [each for each in skipped if each.what != layout.label]
+        else:
+            skipped += left_out
         cases += some
-        skipped += left_out
     if not cases:
         expected = [f"{layout.label}: {Pattern(layout.image)}" for layout in layouts]
-        raise not_as_published(title, found, expected, skipped)
-    return cases, skipped
+        raise not_as_published(title, found, expected, [*skipped, *unused], there(found, not_read))
+    used = {str(path.relative_to(found.root)) for case in cases for path in case.sources}
+    return cases, [each for each in skipped if each.what not in used]
+
+
+def there(found: Tree, not_read: Sequence[NotRead]) -> list[str]:
+    """Of the layouts that are not read, those whose files are there."""
+    return [str(each) for each in not_read if found.matching(Pattern(each.sign))]
+
+
+def _further(some: Sequence[Case], known: Sequence[Case]) -> list[Case]:
+    """Of another copy of a site: its cases in splits, and with names, that are not yet there."""
+    splits = {(case.site, case.split) for case in known}
+    names = {(case.site, case.name) for case in known}
+    return [case for case in some if (case.site, case.split) not in splits and (case.site, case.name) not in names]

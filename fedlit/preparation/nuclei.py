@@ -1,9 +1,8 @@
-"""Nuclei on tissue stained with H&E: PanNuke by fold and tissue, MoNuSeg and MoNuSAC with their XML, and TNBC."""
+"""Nuclei on tissue stained with H&E: PanNuke by fold and tissue, MoNuSeg and MoNuSAC with their XML, TNBC and brain."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 
 from fedlit.errors import BadInput
 from fedlit.preparation.cases import About, Case, Decoded, Found, Skipped
-from fedlit.preparation.decoding import drawn, picture
-from fedlit.preparation.layouts import Layout
+from fedlit.preparation.decoding import filled, mask_values, picture, same_grid
+from fedlit.preparation.layouts import Layout, NotRead, there
 from fedlit.preparation.patterns import Pattern, Tree, not_as_published, tree
 
 FOLD = Pattern("{fold:Fold.?\\d}/{kind:images|masks}/*/{file:images|types|masks}.npy")
@@ -55,20 +54,6 @@ def regions(path: Path) -> list[np.ndarray]:
     return found
 
 
-def filled(polygons: Sequence[np.ndarray], shape: tuple[int, ...], path: Path) -> np.ndarray:
-    """uint8 [H, W], 255 inside of the polygons."""
-    import cv2
-
-    mask = np.zeros(shape, np.uint8)
-    points = [np.rint(polygon).astype(np.int64) for polygon in polygons]
-    limit = 4 * max(shape)
-    if any((abs(each) > limit).any() for each in points):
-        raise BadInput(f"{path.name}: outlines far outside of the picture of {shape[1]} x {shape[0]} pixels")
-    for each in points:  # one by one: where two overlap, filling them together would leave a hole
-        cv2.fillPoly(mask, [each.astype(np.int32)], (255,))
-    return mask
-
-
 def decode_patch(images: Path, masks: Path, number: int) -> Decoded:
     """A patch of PanNuke: images.npy [N, 256, 256, 3] and masks.npy [N, 256, 256, 6], the last plane background."""
     image = np.asarray(np.load(images, mmap_mode="r")[number])
@@ -79,6 +64,13 @@ def decode_patch(images: Path, masks: Path, number: int) -> Decoded:
     return Decoded(np.rint(image).clip(0, 255).astype(np.uint8), np.where(nuclei, 255, 0).astype(np.uint8))
 
 
+def decode_marked(image: Path, mask: Path) -> Decoded:
+    """A picture, whose fourth channel means nothing, and a mask with any value but 0 on nuclei: 255, or their types."""
+    array, values = picture(image, drop_alpha=True), mask_values(mask)
+    same_grid(array, values, mask)
+    return Decoded(array, np.where(values > 0, 255, 0).astype(np.uint8))
+
+
 LAYOUTS = (
     Layout("MoNuSAC", "{case:TCGA-[\\w-]+}/{region:TCGA-[\\w-]+_\\d+}.tif",
            ("{case:TCGA-[\\w-]+}/{region:TCGA-[\\w-]+_\\d+}.xml",), decode_polygons, name="{region}",
@@ -87,8 +79,23 @@ LAYOUTS = (
            decode_polygons),
     Layout("MoNuSeg", "{part:MoNuSegTestData}/{case:TCGA-[\\w-]+}.tif", ("MoNuSegTestData/{case:TCGA-[\\w-]+}.xml",),
            decode_polygons, splits={"monusegtestdata": "test"}),
-    Layout("TNBC", "Slide_{case:\\d+}/{case}_{number:\\d+}.png", ("GT_{case:\\d+}/{case}_{number:\\d+}.png",), drawn,
-           name="{case}_{number}"),
+    Layout("TNBC", "Slide_{case:0\\d|1[01]}/{case}_{number:\\d+}.png",
+           ("GT_{case:0\\d|1[01]}/{case}_{number:\\d+}.png",), decode_marked, name="{case}_{number}"),
+    Layout("TCGA_brain", "Slide_{case:1[2-9]}/{case}_{number:\\d+}.png",
+           ("GT_{case:1[2-9]}/{case}_{number:\\d+}.png",), decode_marked, name="{case}_{number}"),
+)  # fmt: skip
+EXPECTED = (
+    f"PanNuke: {FOLD}, types.npy beside images.npy",
+    *(str(layout) for layout in LAYOUTS),
+)
+NOT_READ = (
+    NotRead("PanNuke with one file a patch, or with its three arrays side by side", "{fold:Fold.?\\d}/{file}.npy",
+            "unpack it to `Fold 1/images/fold1/images.npy`, `types.npy` there and `Fold 1/masks/fold1/masks.npy`"),
+    NotRead("MoNuSeg or TNBC with masks as pictures beside them", "{kind:masks|labels|GT|gt}/{case}.*",
+            'use `fedlit prepare folder SOURCE OUT --site NAME --images "images/{case}.png" --masks "masks/{case}.png"`'
+            " with --foreground for the values on nuclei"),
+    NotRead("nuclei as .mat (CoNSeP, CPM, Kumar, Lizard)", "{kind:Labels|labels}/{case}.mat",
+            "write their maps as PNG first, then `fedlit prepare folder`"),
 )  # fmt: skip
 
 
@@ -104,15 +111,17 @@ class Nuclei:
             cases += [_of_tcga_patient(case) for case in some]
             skipped += left_out
         if not cases:
-            expected = [str(FOLD), *(f"{layout.label}: {Pattern(layout.image)}" for layout in LAYOUTS)]
-            raise not_as_published("the nuclei sets as they are published", found, expected, skipped)
+            unread = there(found, NOT_READ)
+            raise not_as_published("the nuclei sets as they are published", found, EXPECTED, skipped, unread)
         about = About(
             title="Nuclei on H&E, several sources",
             labels={"nucleus": 255},
             conventions=("nuclei: all types of nuclei are one class, written as 255; ambiguous regions of MoNuSAC are"
                          " background", "nuclei: the patient is the first three parts of a TCGA name, and the slide of"
-                         " TNBC; PanNuke names no patients, so each patch counts as one"),
-            licence="PanNuke, MoNuSeg and MoNuSAC: CC BY-NC-SA 4.0; TNBC: CC BY 4.0; not checked by this program",
+                         " TNBC, of which 12 and above are brain (site TCGA_brain); PanNuke names no patients, so"
+                         " each patch counts as one"),
+            licence="PanNuke, MoNuSeg and MoNuSAC: CC BY-NC-SA 4.0; TNBC with brain: CC BY 4.0. As found in public"
+            " sources; the owner's page decides",
             citation="PanNuke: Gamper et al., 2020. MoNuSeg: Kumar et al., TMI 2020. MoNuSAC: Verma et al., TMI 2021."
             " TNBC: Naylor et al., TMI 2019.",
         )  # fmt: skip

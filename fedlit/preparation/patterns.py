@@ -115,8 +115,9 @@ def _refuse(error: OSError) -> NoReturn:
     raise BadInput(f"{error.filename} cannot be listed ({error.strerror}); SOURCE would be read only in part")
 
 
-def not_as_published(name: str, found: Tree, expected: Iterable[str], skipped: Sequence[Skipped] = ()) -> BadInput:
-    """The error for a wrong or half-unpacked download: what was expected, and what is there."""
+def not_as_published(name: str, found: Tree, expected: Iterable[str], skipped: Sequence[Skipped] = (),
+                     not_read: Iterable[str] = ()) -> BadInput:  # fmt: skip
+    """The error for a wrong or half-unpacked download: what was expected, what is there, and what is never read."""
     folders = found.folders()
     shown = ", ".join(folders[:12]) + (f" and {len(folders) - 12} more" if len(folders) > 12 else "")
     lines = [
@@ -124,5 +125,6 @@ def not_as_published(name: str, found: Tree, expected: Iterable[str], skipped: S
         *expected,
         f"found the folders: {shown}",
         *(f"{each.what}: {each.reason}" for each in skipped[:5]),
+        *not_read,
     ]
     return BadInput("\n  ".join(lines))

@@ -13,7 +13,7 @@ import numpy as np
 from fedlit.errors import BadInput
 from fedlit.preparation.cases import About, Case, Decoded, Found, Skipped
 from fedlit.preparation.decoding import mask_values, picture, same_grid
-from fedlit.preparation.layouts import Layout
+from fedlit.preparation.layouts import Layout, NotRead, there
 from fedlit.preparation.patterns import Pattern, Tree, not_as_published, tree
 from fedlit.preparation.splits import dealt
 from fedlit.preparation.volumes import clipped_to_bytes, neighbours, read_volume
@@ -28,6 +28,15 @@ IOPFL = {  # site -> (test, validation) cases; all others train. Jiang et al., I
     "BMC": ((18, 27, 29, 16, 17, 3), (28, 25, 7, 20, 24)),
     "UCL": ((33, 37, 36), (35, 32)),
 }
+EXPECTED = (
+    "{site}/CaseNN.nii.gz with {site}/CaseNN_segmentation.nii.gz",
+    "{site}/{train,test}/image/CC_SS.png with {site}/{train,test}/mask/CC_SS.png",
+    f"{{site}} being {', '.join(SITES)} (or {', '.join(SYNONYMS)})",
+)
+NOT_READ = (
+    NotRead("PROMISE12 as MetaImage (.mhd and .raw)", "{case}.mhd",
+            "take the six-site set, or write the volumes as NIfTI and use `fedlit prepare nifti`"),
+)  # fmt: skip
 SPLITS = ("iopfl", "fedfms", "seeded")
 SEED = 0  # of the split that FedFMS describes; which cases it drew is not published
 
@@ -35,7 +44,7 @@ ABOUT = About(
     title="Multi-site prostate MRI, six sites",
     labels={"prostate": 255},
     conventions=(),
-    licence="as its sources state (NCI-ISBI 2013, I2CVB, PROMISE12): for research; not checked by this program",
+    licence="see the owner's page of each source (NCI-ISBI 2013, I2CVB, PROMISE12)",
     citation="Liu, Dou, Yu, Heng. MS-Net: Multi-Site Network for Improving Prostate Segmentation with Heterogeneous"
     " MRI Data. IEEE TMI 2020.",
 )
@@ -72,10 +81,8 @@ class Prostate:
                                                 " SITE/split/case"))  # fmt: skip
             return Found(*sliced, about, notes)
         if not cases:
-            expected = ["{site}/CaseNN.nii.gz with {site}/CaseNN_segmentation.nii.gz",
-                        "{site}/{train,test}/image/CC_SS.png with {site}/{train,test}/mask/CC_SS.png",
-                        f"{{site}} being {', '.join(SITES)} (or {', '.join(SYNONYMS)})"]  # fmt: skip
-            raise not_as_published("the prostate set as it is published", found, expected, skipped)
+            unread = there(found, NOT_READ)
+            raise not_as_published("the prostate set as it is published", found, EXPECTED, skipped, unread)
         cases, notes = self._divided(cases)
         return Found(cases, skipped, replace(ABOUT, conventions=(VOLUMES,)), notes)
 

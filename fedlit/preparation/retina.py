@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedlit.preparation.cases import About, Found
 from fedlit.preparation.decoding import drawn
-from fedlit.preparation.layouts import Layout, all_cases
+from fedlit.preparation.layouts import Layout, NotRead, all_cases
 from fedlit.preparation.patterns import tree
 
 PUBLISHED = {"training": "train", "train": "train", "test": "test"}
@@ -21,6 +21,11 @@ LAYOUTS = (
     Layout("FIVES", "{part:train|test}/Original/{case:\\d+_[ADGN]}.png",
            ("{part:train|test}/Ground truth/{case:\\d+_[ADGN]}.png",), drawn, name="{part} {case}",
            group="{part} {case}", splits=PUBLISHED),
+)  # fmt: skip
+NOT_READ = (
+    NotRead("copies with pictures and masks side by side", "{kind:label|labels|mask|masks|1stHO}/{case}.*",
+            'use `fedlit prepare folder SOURCE OUT --site NAME --images "images/{case}.png" --masks "labels/{case}.png"'
+            "`, with the folders' own names"),
 )  # fmt: skip
 HOW = {
     "DRIVE": "DRIVE: the first manual segmentation; pictures without (often those for test) are left out",
@@ -36,15 +41,15 @@ class Retina:
     """No options."""
 
     def find(self, source: Path) -> Found:
-        cases, skipped = all_cases("the retinal vessel sets as they are published", tree(source), LAYOUTS)
+        cases, skipped = all_cases("the retinal vessel sets as they are published", tree(source), LAYOUTS, NOT_READ)
         sites = sorted({case.site for case in cases})
         about = About(
             title="Vessels on fundus photographs",
             labels={"vessel": 255},
             conventions=(*(HOW[site] for site in sites), "retina: masks are white on vessels, and written as 255"),
-            licence="as each source states (HRF, FIVES, CHASE_DB1: CC BY 4.0; DRIVE: research; STARE: none stated);"
-            " not checked by this program",
-            citation="DRIVE: Staal et al., TMI 2004. CHASE_DB1: Fraz et al., TBME 2012. STARE: Hoover et al., TMI 2000."
-            " HRF: Budai et al., 2013. FIVES: Jin et al., Scientific Data 2022.",
+            licence="HRF, FIVES, CHASE_DB1: CC BY 4.0; DRIVE, STARE: see the owner's page. As found in public sources;"
+            " the owner's page decides",
+            citation="DRIVE: Staal et al., TMI 2004. CHASE_DB1: Owen et al., IOVS 2009, and Fraz et al., TBME 2012."
+            " STARE: Hoover et al., TMI 2000. HRF: Budai et al., 2013. FIVES: Jin et al., Scientific Data 2022.",
         )
         return Found(cases, skipped, about)

@@ -22,23 +22,32 @@ GZIP_LEVEL = 1
 
 @dataclass(frozen=True)
 class Written:
-    """What a case became. `rows` are cells of sites.csv without site, split and group; `files` are path -> sha256."""
+    """What a case became. `rows` are cells of sites.csv without site, split and group; `files` are path -> sha256;
+    `num_blank` slices showed nothing and are not written, as many volumes have them at their ends."""
 
     rows: tuple[Mapping[str, str], ...]
     files: Mapping[str, str]
     skipped: tuple[Skipped, ...] = ()
     dropped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    num_blank: int = 0
 
     def as_json(self) -> dict[str, Any]:
         skipped = [[each.what, each.reason] for each in self.skipped]
-        return {"rows": list(self.rows), "files": dict(self.files), "skipped": skipped,
-                "dropped": list(self.dropped), "warnings": list(self.warnings)}  # fmt: skip
+        return {
+            "rows": list(self.rows),
+            "files": dict(self.files),
+            "skipped": skipped,
+            "dropped": list(self.dropped),
+            "warnings": list(self.warnings),
+            "num_blank": self.num_blank,
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Written:
         skipped = tuple(Skipped(*pair) for pair in values["skipped"])
-        return cls(tuple(values["rows"]), values["files"], skipped, tuple(values["dropped"]), tuple(values["warnings"]))
+        dropped, warnings = tuple(values["dropped"]), tuple(values["warnings"])
+        return cls(tuple(values["rows"]), values["files"], skipped, dropped, warnings, values["num_blank"])
 
 
 def file_name(text: str) -> str:
@@ -90,10 +99,15 @@ def _slices(case: Case, decoded: Decoded, out: Path) -> Written:
     rows: list[Mapping[str, str]] = []
     files: dict[str, str] = {}
     skipped: list[Skipped] = []
+    num_blank = 0
     spacing = decoded.spacing
     for number, (image, mask) in enumerate(zip(decoded.image, decoded.mask, strict=True)):
         if (image == image[:1, :1]).all():
-            skipped.append(Skipped(f"{case.site} {case.name} slice {number}", "every pixel is the same"))
+            if mask.any():
+                reason = "every pixel is the same, and the mask has foreground there"
+                skipped.append(Skipped(f"{case.site} {case.name} slice {number}", reason))
+            else:
+                num_blank += 1
             continue
         further = {"volume": case.name, "slice": str(number)}
         if spacing:
@@ -103,16 +117,19 @@ def _slices(case: Case, decoded: Decoded, out: Path) -> Written:
         files |= own
     if not rows:
         raise BadInput("every slice is empty, nothing can be seen")
-    return Written(tuple(rows), files, tuple(skipped), decoded.dropped, decoded.warnings)
+    return Written(tuple(rows), files, tuple(skipped), decoded.dropped, decoded.warnings, num_blank)
 
 
 def _volume(case: Case, decoded: Decoded, out: Path) -> Written:
     name = stem(case)
-    if decoded.image.ndim == 4:
+    if decoded.image.ndim == 4 or decoded.spacing is None:
         contents = {f"images/{name}.npy": _npy(decoded.image)}
     else:
         contents = {f"images/{name}.nii.gz": _nifti(decoded.image, decoded)}
-    contents[f"masks/{name}.nii.gz"] = _nifti(decoded.mask, decoded)
+    if decoded.spacing is None:  # NIfTI has no way to say that the size of a voxel is not known
+        contents[f"masks/{name}.npy"] = _npy(decoded.mask)
+    else:
+        contents[f"masks/{name}.nii.gz"] = _nifti(decoded.mask, decoded)
     row, files = _recorded(out, contents, decoded.spacing, {})
     return Written((row,), files, (), decoded.dropped, decoded.warnings)
 
