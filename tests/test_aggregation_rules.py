@@ -26,6 +26,7 @@ from fedlit.aggregation import (
 from fedlit.config import build, check, load
 from fedlit.errors import BadInput, ClientFailed
 from fedlit.fleet import rows as rows_file
+from fedlit.fleet.policy import Policy
 from fedlit.weights import sha256
 from tests.conftest import fedlit
 from tests.rounds import NAMES, START, drawn, make_fleet, play, vectors
@@ -243,7 +244,7 @@ def test_without_a_guard_an_update_that_is_not_finite_is_a_failed_client(fleet):
 
 
 def test_too_few_updates_left_by_the_guard_are_a_failure(fleet, monkeypatch):
-    monkeypatch.setattr(fleet, "min_updates", 5)
+    monkeypatch.setattr(fleet, "policy", Policy(min_updates=5))
     with pytest.raises(ClientFailed, match=r"client 'e' was dropped in round 1: .*; 4 updates are left, fewer than"):
         play(fleet, UpdateGuard(), LOUD, start=ZERO)
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from fedlit.algorithms import APFL, FedAvg, Local, PFedMe
 from fedlit.algorithms.pfedme import Follower
+from fedlit.experiment import own_share
 from fedlit.weights import lerp, sha256, subtract
 from tests.conftest import make_federation, make_site, run_rounds
 
@@ -47,6 +48,12 @@ def test_a_step_of_apfls_own_model_moves_the_mixture_by_alpha_squared(alpha):
         torch.testing.assert_close(memories["a"]["personal"][name], value, atol=1e-6, rtol=1e-6)
         apart = (value - (1 - alpha) * after.weights[name]) / alpha
         torch.testing.assert_close(memories["a"]["own"][name], apart, atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_member_remembers_tells_how_much_of_its_model_is_its_own(sites):
+    memories = trained(sites, APFL(alpha=0.3, alpha_lr=1.0), 1)[1]
+    assert own_share(memories["a"]) == pytest.approx(0.3)  # of the model that is kept, not of the next one
+    assert own_share(trained(sites, FedAvg(), 1)[1].get("a", {})) is None
 
 
 def test_apfl_learns_its_share_down_the_slope():

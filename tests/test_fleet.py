@@ -9,6 +9,7 @@ from fedlit.aggregation import Mean
 from fedlit.algorithms import FedAvg, Local
 from fedlit.errors import ClientFailed, Stopped
 from fedlit.fleet import pack
+from fedlit.fleet.policy import Policy
 from fedlit.weights import sha256
 from tests.conftest import make_federation, make_site, run_rounds
 
@@ -54,7 +55,7 @@ def test_drops_are_reported_and_a_round_needs_enough_updates(sites):
     round = next(federation.run(Failing(names=("a", "b")), server, 1))
     assert round.aggregate.dropped == {"a": "disk on fire", "b": "disk on fire"}
     assert [report.client for report in round.aggregate.reports] == ["c"]
-    federation.fleet.min_updates = 2
+    federation.fleet.policy = Policy("drop", min_updates=2)
     with pytest.raises(ClientFailed, match="client 'a' failed"):
         next(federation.run(Failing(names=("a", "b")), server, 1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,6 +213,10 @@ def test_an_experiment_names_the_inner_algorithm_and_scores_both_models(config_f
     assert fedlit("run", config_file, *words) == 0
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert {row.split(",")[3] for row in rows if ",test," in row and ",u," not in row} >= {"personal", "global"}
+    shares = json.loads((tmp_path / "run" / "summary.json").read_text())["own_share"]
+    assert sorted(shares) == ["a", "b", "c"] and set(shares.values()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+    told = ", ".join(f"{name} {shares[name]:.2f}" for name in "abc")
+    assert f"<dd>{told}</dd>" in (tmp_path / "run" / "report.html").read_text()
     assert fedlit("export", tmp_path / "run", tmp_path / "model") == 2  # whose?
     assert fedlit("export", tmp_path / "run", tmp_path / "model", "--site", "a") == 0
     config_file.write_text(config_file.read_text().replace("num_rounds: 4", "num_rounds: 3"))

@@ -61,7 +61,7 @@ class APFL(Personalising):
         return {
             "personal": mixed,
             "own": {**mixed, **apart},
-            "mixture": {"alpha": torch.tensor(learnt, dtype=torch.float64)},
+            "mixture": {"alpha": torch.tensor(learnt, dtype=torch.float64), "share": torch.tensor(alpha)},
             **{f"personal_{slot}": values for slot, values in after.items()},
         }
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-from lightning.fabric import Fabric
-from torch import Tensor, nn
 
 from fedlit.aggregation import ROOT
 from fedlit.display import Display, open_display
@@ -18,8 +15,9 @@ from fedlit.errors import NO_CLIENTS_FAULT, ClientFailed, ProcessLost
 from fedlit.fleet.collecting import Collected, Outcome, collecting
 from fedlit.fleet.masked import Masked
 from fedlit.fleet.placement import desks, pack
+from fedlit.fleet.policy import Failures, Policy
 from fedlit.fleet.processes import raise_first, told
-from fedlit.fleet.team import Team
+from fedlit.fleet.workbench import Workbench
 from fedlit.fleet.world import World
 from fedlit.hardware import peak_bytes
 from fedlit.messages import Aggregate, Broadcast, Expert, Report, Slots, Update, header, restore, tensors
@@ -27,47 +25,13 @@ from fedlit.transforms import Channel, Sent
 from fedlit.weights import dumps, loads, to_cpu
 
 if TYPE_CHECKING:
-    from lightning.fabric.wrappers import _FabricModule
-
     from fedlit.aggregation import Aggregation, Coefficient
     from fedlit.client import Client
-    from fedlit.data.loading import Loader
-    from fedlit.resident import Resident
 
 Result = TypeVar("Result")
 LocalUpdate = Callable[["Client", Broadcast], tuple[Update, Slots]]
 ALONE = 15.0
 """Seconds after which a process whose team did not fail with it ends the run: the team waits for its gradients."""
-
-
-@dataclass(frozen=True)
-class Workbench:
-    """What a process lends to the client at work.
-
-    Args:
-        network: what Fabric made of the resident's network.
-        synced: the same, its gradients averaged over the team; for a team of one the same object.
-    """
-
-    fabric: Fabric
-    network: _FabricModule
-    synced: _FabricModule
-    resident: Resident
-    loader: Loader
-    team: Team = field(default_factory=Team)
-
-    def lend(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
-        """A network beside the resident one, on the same device and in the same precision, for as long as it is used.
-
-        Fabric would keep one that it sets up for ever.
-        """
-        network.to(self.fabric.device)
-
-        def model(images: Tensor) -> Tensor:
-            with self.fabric.autocast():
-                return network(images.to(next(network.parameters()).dtype)).float()
-
-        return model
 
 
 class Fleet:
@@ -104,8 +68,7 @@ class Fleet:
         self.homes = pack(costs, world.size // team.size)
         self.desks = desks(scoring_costs, world.size, self.homes, team.size)
         self.workbench = workbench
-        self.on_client_error = on_client_error
-        self.min_updates = min_updates
+        self.policy = Policy(on_client_error, min_updates)
         self.channel = channel or Channel()
         self.watch = watch or open_display("", 0, is_shown=False)
         self.memories: dict[str, Slots] = {}
@@ -166,10 +129,10 @@ class Fleet:
         failures = {name: failure for _, part, *_ in reversed(shared) for name, failure in sorted(part.items())}
         root = next((report for report in reports if report.client == ROOT), None)
         reports = [report for report in reports if report is not root]
-        self._judge(failures, len(reports), broadcast.round + 1)
+        self.policy.judge_failed(failures, len(reports), broadcast.round + 1)
         outcome = collected.outcome([part for *_, part in shared])
         reports = [report for report in reports if report.client not in outcome.dropped]
-        self._count(outcome, len(reports), broadcast.round + 1)
+        self._forget(outcome, len(reports), broadcast.round + 1)
         self.seconds_of_rounds += time.perf_counter() - start
         dropped = {name: reason for name, (reason, _) in failures.items()} | dict(outcome.dropped)
         dropped = dict(sorted(dropped.items()))
@@ -192,15 +155,14 @@ class Fleet:
 
     def _work(
         self, local_update: LocalUpdate, seen: Mapping[str, Broadcast], round: int, collected: Collected
-    ) -> tuple[list[Report], dict[str, tuple[str, str]], BaseException | None]:
+    ) -> tuple[list[Report], Failures, BaseException | None]:
         """The local updates of the clients that live here, one after the other, collected by the first of a team.
 
-        Returns, in the first process of a team, a report of each; the failures (reason and traceback by client), and
-        what ended the work.
+        Returns, in the first process of a team, a report of each; the failures, and what ended the work.
         """
         team = self.workbench.team
         reports: list[Report] = []
-        failures: dict[str, tuple[str, str]] = {}
+        failures: Failures = {}
         buffers = self.workbench.resident.buffers
         self._pending = {}
         for name in filter(self.lives_here, seen):
@@ -217,7 +179,7 @@ class Fleet:
             except Exception as error:
                 failed = told(error)
                 failures[name] = str(failed), "".join(failed.__notes__)
-                if self.on_client_error == "fail":
+                if self.policy.on_client_error == "fail":
                     break
                 continue
             seconds = time.perf_counter() - start
@@ -235,31 +197,13 @@ class Fleet:
         if self.workbench.team.is_first:
             collected.add(update)
 
-    def _judge(self, failures: Mapping[str, tuple[str, str]], num_updates: int, round: int) -> None:
-        """Raises ClientFailed where the failed clients are the round's end."""
-        if failures and (self.on_client_error == "fail" or num_updates < self.min_updates):
-            name = min(failures)
-            reason, trace = failures[name]
-            failed = ClientFailed(f"client {name!r} failed in round {round}: {reason}")
-            failed.add_note(trace)  # where it happened, in whichever process
-            raise failed
-
-    def _count(self, outcome: Outcome, num_updates: int, round: int) -> None:
-        """Forget what the clients that the rule has dropped remember of the round, and tell of those it has clipped.
-
-        Raises:
-            ClientFailed: too few updates are left.
-        """
+    def _forget(self, outcome: Outcome, num_updates: int, round: int) -> None:
+        """Forget what the clients that the rule has dropped remember of the round, and tell of those it has clipped."""
         for name, reason in outcome.clipped.items():
             self.watch.warn(f"round {round}: {name} was clipped: {reason}")
         for name in outcome.dropped:
             self._pending.pop(name, None)
-        if outcome.dropped and num_updates < self.min_updates:
-            name, reason = min(outcome.dropped.items())
-            raise ClientFailed(
-                f"client {name!r} was dropped in round {round}: {reason}; {num_updates} updates are left, fewer than "
-                f"min_available_clients={self.min_updates}"
-            )
+        self.policy.judge_dropped(outcome.dropped, num_updates, round)
 
     def commit(self) -> None:
         """The round is complete: what its clients remember counts from now on."""
