@@ -6,7 +6,7 @@ import json
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,21 +29,26 @@ SCORES = ("worst site", "mean", "gap", "unseen")
 
 @dataclass(frozen=True)
 class Scored:
-    """A finished run: its directory, seed, keys that make its group (dotted), unseen sites, and score by name."""
+    """A finished run: its directory, seed, keys that make its group (dotted), unseen sites, and score by name.
+
+    `elsewhere` are sites with cases that are scored in another unit, by the metric's name there.
+    """
 
     path: Path
     seed: int
     keys: Mapping[str, Any]
     unseen: tuple[str, ...]
     scores: Mapping[str, float]
+    elsewhere: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Runs that could be read, and `DIR: reason` for each that could not."""
+    """Runs that could be read, `DIR: reason` for each that could not, and a line for sites that do not count."""
 
     runs: tuple[Scored, ...]
     missing: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     def require(self) -> tuple[Scored, ...]:
         """The runs.
@@ -106,7 +111,18 @@ def collect(
         same = runs.setdefault((json.dumps(found.keys, sort_keys=True, default=str), found.seed), found)
         if same is not found:
             missing.append(f"{path}: left out, it has the config and the seed of {same.path}")
-    return Collection(tuple(runs.values()), tuple(missing))
+    return Collection(tuple(runs.values()), tuple(missing), tuple(_in_other_units(list(runs.values()), metric)))
+
+
+def _in_other_units(runs: Sequence[Scored], metric: str) -> Iterator[str]:
+    """What of the runs does not count because it has another unit."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for name, sites in run.elsewhere.items():
+            found.setdefault(name, {}).update(dict.fromkeys(sites))
+    for name, there in found.items():
+        has = "has" if len(there) == 1 else "have"
+        yield f"{', '.join(there)} {has} cases scored in {name}, which do not count here: --metric {name} shows them"
 
 
 def _run_dirs(paths: Iterable[Path]) -> list[Path]:
@@ -147,7 +163,15 @@ def _read(path: Path, metric: str, model: str | None, split: str) -> Scored | st
     if not counted:
         there = sorted({f"{row.model} {row.metric}" for row in rows})
         return f"has no {metric} of the model {wanted} on {split}; it has {', '.join(there) or 'nothing'}"
-    return Scored(path, config.seed, compared(config), tuple(config.unseen_sites or ()), _scores(counted, metric))
+    stem = metric.removesuffix("_mm").removesuffix("_px")
+    same = {f"{stem}_mm", f"{stem}_px"} - {metric}
+    others: dict[str, list[str]] = {}
+    for row in rows:
+        if row.model == shown[row.site] and row.metric in same and row.num_cases:
+            others.setdefault(row.metric, []).append(row.site)
+    elsewhere = {name: tuple(sites) for name, sites in others.items()}
+    left_out = tuple(config.unseen_sites or ())
+    return Scored(path, config.seed, compared(config), left_out, _scores(counted, metric), elsewhere)
 
 
 _NOT_COMPARED = tuple(f"{key}." for key in OF_NO_GROUP)

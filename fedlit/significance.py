@@ -1,12 +1,29 @@
-"""Paired tests over cases: is one method better than another, and which of several differences count."""
+"""Paired tests over patients: is one method better than another, and which of several differences count."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 FEWEST = 6
 """Pairs below which the signed-rank test cannot reach p < 0.05 (two-sided) whatever they say."""
+
+
+def by_patient(
+    differences: Mapping[tuple[str, str], float], patients: Mapping[tuple[str, str], str] | None
+) -> dict[tuple[str, str], float]:
+    """Differences of (site, case) as means over the cases of each (site, patient): pictures of one are not independent.
+
+    Args:
+        patients: by (site, case); None where that is not known, and then every case stands for itself.
+    """
+    if patients is None:
+        return dict(differences)
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for (site, case), value in differences.items():
+        found[site, patients[site, case]].append(value)
+    return {patient: math.fsum(values) / len(values) for patient, values in found.items()}
 
 
 def paired_p(differences: Sequence[float]) -> float | None:

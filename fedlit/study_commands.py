@@ -43,8 +43,8 @@ def resources(command: Callable) -> Callable:
 def submit(config: str, overrides: Sequence[str], sweeps: Sequence[str], dry_run: bool, **resources: Any) -> None:
     """Hand a run of CONFIG to SLURM, or a grid of runs as one job array.
 
-    Checks every run first. What is not given stays as it is at the head of launch/slurm.sbatch. Each run of a grid
-    writes to a folder of its own in run_dir; gather them with collect.
+    Checks every run first, as `fedlit check` does. What is not given stays as it is at the head of
+    launch/slurm.sbatch. Each run of a grid writes to a folder of its own in run_dir; gather them with collect.
 
     \b
     fedlit submit my.yaml --nodes 2 --gpus 4 --time 8:00:00 --partition gpu
@@ -52,10 +52,12 @@ def submit(config: str, overrides: Sequence[str], sweeps: Sequence[str], dry_run
     fedlit submit my.yaml algorithm=local --gpus 0 --tasks 4 --sbatch=--account=X --dry-run
     """
     from fedlit import slurm
+    from fedlit.structure import refuse_misfits
     from fedlit.sweep import grid
 
     asked = slurm.Resources(**resources)
     found = grid(config, overrides, sweeps)
+    refuse_misfits(config, zip(found.runs, found.configs, strict=True))
     for line in found.remarks:
         say(line)
     hand_over(found, asked, dry_run)
@@ -102,6 +104,8 @@ def collect(runs: Sequence[Path], out: Sequence[Path], metric: str, model: str |
     found = collecting.collect(runs, metric=metric, model=model, split=split)
     for line in found.missing:
         say(f"not in the table: {line}")
+    for line in found.remarks:
+        say(line)
     table = collecting.tabulate(found.require())
     collected_table.show(table, Console())
     for path in out:
@@ -114,6 +118,7 @@ def collect(runs: Sequence[Path], out: Sequence[Path], metric: str, model: str |
 @overrides
 @click.option("--data", type=click.Path(path_type=Path), help="The folder of sites.csv; fedlit prepare makes it.")
 @click.option("--folds", metavar="all|SITE,...", help="Which sites are left out in turn; all by default.")
+@click.option("--columns", metavar="NAME,...", help="Which columns of a study that names its own; all by default.")
 @click.option("--seeds", default="3", show_default=True, help="How many (3 is 0, 1, 2), or which: 0,1 or 7,")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder; runs/STUDY by default.")
 @click.option("--table-only", is_flag=True, help="Begin no run: write the tables of those that are finished.")
@@ -125,6 +130,7 @@ def reproduce(
     overrides: Sequence[str],
     data: Path | None,
     folds: str | None,
+    columns: str | None,
     seeds: str,
     out: Path | None,
     table_only: bool,
@@ -132,7 +138,7 @@ def reproduce(
     dry_run: bool,
     **resources: Any,
 ) -> None:
-    """Make all runs of a study and its tables: methods x sites left out x seeds.
+    """Make all runs of a study and its tables: methods x sites left out (or columns) x seeds.
 
     STUDY is a shipped study's name, or a file. KEY=VALUE holds in every run. Finished runs are skipped and interrupted
     ones go on, so the same command continues. The tables are table.csv, .md, .tex and .html in the folder.
@@ -143,6 +149,7 @@ def reproduce(
     fedlit reproduce fedfms_prostate --data data/prostate --submit --gpus 1 --time 12:00:00
     """
     from fedlit.slurm import Resources
+    from fedlit.structure import refuse_misfits
     from fedlit.studies.grid import Asked, plan_of, waiting
     from fedlit.studies.reproducing import grid_of, said_of
     from fedlit.studies.study import read_study
@@ -154,12 +161,15 @@ def reproduce(
         raise BadInput("--table-only: begins no run; leave --submit and --dry-run away")
     job = Resources(**resources)
     read = read_study(study)
-    wanted = None if folds in (None, "all") else tuple(part.strip() for part in str(folds).split(",") if part.strip())
+    chosen = folds_or_columns(read, folds, columns)
+    wanted = None if chosen is None else tuple(part.strip() for part in chosen.split(",") if part.strip())
     plan = plan_of(Asked(read, out or Path("runs") / read.name, data, wanted, seeds_of(seeds), tuple(overrides)))
     for line in plan.remarks:
         say(line)
     standings = plan.standings()
     points = waiting(standings)
+    if not table_only:
+        refuse_misfits(f"study {read.name}", ((point.run, point.config) for point in points))
     click.echo(said_of(standings))
     if is_submitted and points:
         hand_over(grid_of(plan, points), job, dry_run)
@@ -170,6 +180,19 @@ def reproduce(
             click.echo(f"{found:9}| {point.title} | {point.path}")
         return
     finish(plan, standings, table_only)
+
+
+def folds_or_columns(study: Any, folds: str | None, columns: str | None) -> str | None:
+    """What was chosen of a study's folds or columns, of which it has one kind at most; None means all.
+
+    Raises:
+        BadInput: it has not what was chosen.
+    """
+    if columns is not None and not study.columns:
+        raise BadInput(f"--columns: study {study.name} names no columns of its own; leave --columns away")
+    if folds is not None and study.columns:
+        raise BadInput(f"--folds: study {study.name} leaves no site out; its columns are chosen by --columns")
+    return None if folds == "all" else folds or columns
 
 
 def finish(plan: Any, standings: Any, table_only: bool) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+
+from omegaconf import DictConfig
 
 from fedlit.components import build
 from fedlit.config import Checked, Problem, check, load, refusal
@@ -41,12 +43,14 @@ class Grid:
         name: of the experiment.
         is_swept: the runs are points of a grid, each with a folder of its own.
         remarks: what `check` has to say of a config without a problem.
+        configs: of the runs, checked key by key.
     """
 
     runs: tuple[Run, ...]
     name: str
     is_swept: bool
     remarks: tuple[str, ...]
+    configs: tuple[DictConfig, ...]
 
 
 def grid(path: str, overrides: Sequence[str], sweeps: Sequence[str]) -> Grid:
@@ -64,7 +68,7 @@ def grid(path: str, overrides: Sequence[str], sweeps: Sequence[str]) -> Grid:
     config = results[0].require()
     remarks = (*load(path, (*overrides, *points[0])).notices, *results[0].remarks)
     if not sweeps:
-        return Grid((Run((path, *overrides), config.run_dir),), config.name, False, remarks)
+        return Grid((Run((path, *overrides), config.run_dir),), config.name, False, remarks, (config,))
     folders = [folder(point) for point in points]
     if alike := [point for point, name in zip(points, folders, strict=True) if folders.count(name) > 1]:
         raise BadInput(f"--sweep: {' '.join(alike[0])} and {' '.join(alike[1])} would share a folder; sweep them apart")
@@ -73,7 +77,7 @@ def grid(path: str, overrides: Sequence[str], sweeps: Sequence[str]) -> Grid:
     for point, name, result in zip(points, folders, results, strict=True):
         run_dir = (Path(result.require().run_dir) / name).as_posix()
         found.append(Run((path, *others, *point, as_word("run_dir", run_dir)), run_dir))
-    return Grid(tuple(found), config.name, True, remarks)
+    return Grid(tuple(found), config.name, True, remarks, tuple(result.require() for result in results))
 
 
 def noted(folder: Path) -> list[str]:
@@ -164,19 +168,24 @@ def checked(title: str, points: Sequence[tuple[str, ...]]) -> list[Checked]:
         BadInput: with all problems and unset keys; those of every point stand first and once.
     """
     results = [check(load(path, words)) for path, *words in points]
-    shared = set.intersection(*map(set, points))
-    where: dict[Problem, list[str]] = {}
-    for point, result in zip(points, results, strict=True):
-        for problem in dict.fromkeys(_problems(result)):
+    if lines := said_of_points(points, [[*_problems(result)] for result in results]):
+        raise refusal(title, lines)
+    return results
+
+
+def said_of_points(points: Sequence[tuple[str, ...]], problems: Sequence[Iterable[Problem | str]]) -> list[str]:
+    """A line for every problem: first those of all points, then the others with the words that bring them."""
+    shared = set.intersection(*map(set, points)) if points else set()
+    where: dict[Problem | str, list[str]] = {}
+    for point, found in zip(points, problems, strict=True):
+        for problem in dict.fromkeys(found):
             where.setdefault(problem, []).append(" ".join(word for word in point if word not in shared))
     lines = [str(problem) for problem, found in where.items() if len(found) == len(points)]
     for problem, found in where.items():
         if len(found) < len(points):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             lines.append(f"with {found[0]}{more}: {problem}")
-    if lines:
-        raise refusal(title, lines)
-    return results
+    return lines
 
 
 def _problems(result: Checked) -> Iterator[Problem]:

@@ -8,15 +8,20 @@ interval is Student's t over re-splits, each the mean over its seeds. `not below
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import math
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from fedlit.collect import Spread, unfinished
+from fedlit.collected_table import rounded
+from fedlit.errors import BadInput
+from fedlit.studies.results import read_summary
+from fedlit.studies.rounds import dice_of_members, make
+from fedlit.studies.running import Halted
+from fedlit.text_table import Cell, TextTable
 
 CONFIG = "cxr_lungs_iopfl"
 UNIFORM = "algorithm.aggregate={_target_: fedlit.aggregation.Mean, by: uniform}"
@@ -64,7 +69,7 @@ Dice = Mapping[str, Mapping[str, float]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data_root", help="the folder of cxr_lungs, with sites.csv")
+    parser.add_argument("data_root", nargs="?", help="the folder of cxr_lungs, with sites.csv")
     parser.add_argument("--quick", action="store_true", help="one re-split and one seed")
     parser.add_argument("--resplits", type=int, help="how many, instead of 5, or of 1 with --quick; at most 10")
     parser.add_argument("--seeds", type=int, help="how many for each, instead of 3, or of 1 with --quick")
@@ -72,12 +77,18 @@ def main() -> None:
         "--only", nargs="+", choices=RUNS, default=[*RUNS], help="run these; the table has all there are"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/personalization_study"))
+    parser.add_argument("--table-only", action="store_true", help="the table of the runs there are; begin none")
     asked = parser.parse_args()
+    if asked.data_root is None and not asked.table_only:
+        parser.error("data_root is needed, but with --table-only")
     num_resplits = min(asked.resplits or (1 if asked.quick else 5), len(T975))
-    for run in experiments(asked.only, num_resplits, asked.seeds or (1 if asked.quick else 3)):
+    runs = experiments(asked.only, num_resplits, asked.seeds or (1 if asked.quick else 3))
+    for run in () if asked.table_only else runs:
         study(asked.out, run, asked.data_root)
         (asked.out / "table.md").write_text(tabulate(recorded(asked.out)))
-    print(tabulate(recorded(asked.out)))
+    table = tabulate(recorded(asked.out))
+    (asked.out / "table.md").write_text(table)
+    print(table)
 
 
 def experiments(kinds: Sequence[str], num_resplits: int, num_seeds: int) -> Iterator[Run]:
@@ -88,17 +99,14 @@ def experiments(kinds: Sequence[str], num_resplits: int, num_seeds: int) -> Iter
 
 
 def study(out: Path, run: Run, data_root: str) -> None:
-    """Train and record one run, unless that was done."""
+    """Train one run, unless that was done."""
     run_dir = out / run.folder
-    noted = run_dir.with_suffix(".json")
-    if noted.exists():
+    if not unfinished(run_dir):
         return
     settings = [*RUNS[run.kind], f"data.root={data_root}", f"data.resplit_seed={run.resplit}", f"seed={run.seed}"]
-    settings += [f"run_dir={run_dir}", "metrics.test=[dice]", "report.pictures=false", "loggers={}"]
     if run.kind == "centralized":
         settings.append(f"local_steps={pooled_steps(data_root)}")
-    subprocess.run([sys.executable, "-m", "fedlit", "run", CONFIG, *settings], check=True)
-    noted.write_text(json.dumps(last_dice(run_dir)))
+    make(CONFIG, settings, run_dir)
 
 
 def pooled_steps(data_root: str) -> int:
@@ -109,25 +117,20 @@ def pooled_steps(data_root: str) -> int:
     return check(load(CONFIG)).config.local_steps * len({row.site for row in read_manifest(data_root)})
 
 
-def last_dice(run_dir: Path) -> Dice:
-    """The members' test Dice after the last round, by model."""
-    number = str(json.loads((run_dir / "summary.json").read_text())["num_rounds"])
-    dice: dict[str, dict[str, float]] = {}
-    with open(run_dir / "metrics.csv", newline="") as file:
-        for row in csv.DictReader(file):
-            wanted = (row["round"], row["role"], row["split"], row["metric"]) == (number, "member", "test", "dice")
-            if wanted and row["value"]:
-                dice.setdefault(row["model"], {})[row["site"]] = float(row["value"])
-    return dice
-
-
 def recorded(out: Path) -> dict[Run, Dice]:
-    """The results of every run there is."""
+    """The members' test Dice after the last round, by model, of every run that is finished.
+
+    Raises:
+        BadInput: there is none.
+    """
     found = {}
-    for noted in sorted(out.glob("*/resplit*/seed*.json")):
-        kind, resplit, seed = noted.relative_to(out).with_suffix("").parts
+    for finished in sorted(out.glob("*/resplit*/seed*/summary.json")):
+        run_dir = finished.parent
+        kind, resplit, seed = run_dir.relative_to(out).parts
         run = Run(kind, int(resplit.removeprefix("resplit")), int(seed.removeprefix("seed")))
-        found[run] = json.loads(noted.read_text())
+        found[run] = dice_of_members(run_dir, "test")[read_summary(run_dir)["num_rounds"]]
+    if not found:
+        raise BadInput(f"{out}: no run of this study is finished")
     return found
 
 
@@ -136,34 +139,30 @@ def tabulate(results: Mapping[Run, Dice]) -> str:
     sites = sorted({site for dice in results.values() for of_site in dice.values() for site in of_site})
     scores = {name: {run[1:]: dice[model] for run, dice in results.items() if run.kind == kind and model in dice}
               for name, (kind, model) in METHODS.items()}  # fmt: skip
-    heads = ["method", "runs", "mean", "worst site", *sites]
-    lines = ["Dice, mean ± deviation over runs", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     for name, of_run in scores.items():
         if of_run:
             means = [statistics.fmean(dice.values()) for dice in of_run.values()]
             worst = [min(dice.values()) for dice in of_run.values()]
             of_sites = [[dice[site] for dice in of_run.values()] for site in sites]
-            cells = [name, str(len(of_run)), *map(spread, (means, worst, *of_sites))]
-            lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Difference to FedAvg and its 95 % interval; * where that reaches below -0.01", ""]
-    heads = ["method", "re-splits", "mean over sites", *sites]
-    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+            cells = [rounded(Spread.of(values)) for values in (means, worst, *of_sites)]
+            rows.append([Cell(text) for text in (name, str(len(of_run)), *cells)])
+    first = TextTable(["method", "runs", "mean", "worst site", *sites], rows).as_markdown()
+    rows = []
     for name, of_run in scores.items():
         common = sorted(of_run.keys() & scores["FedAvg"].keys())
         if name != "FedAvg" and common:
             differences = {run: [of_run[run][site] - scores["FedAvg"][run][site] for site in sites] for run in common}
             columns = [{run: statistics.fmean(values) for run, values in differences.items()}]
             columns += [{run: values[place] for run, values in differences.items()} for place in range(len(sites))]
-            cells = [name, str(len({resplit for resplit, _ in common})), *map(interval, columns)]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            count = str(len({resplit for resplit, _ in common}))
+            rows.append([Cell(name), Cell(count), *map(interval, columns)])
+    second = TextTable(["method", "re-splits", "mean over sites", *sites], rows).as_markdown()
+    legend = "Difference to FedAvg and its 95 % interval; * where that reaches below -0.01"
+    return f"Dice, mean ± deviation over runs\n\n{first}\n{legend}\n\n{second}"
 
 
-def spread(values: Sequence[float]) -> str:
-    return f"{statistics.fmean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
-
-
-def interval(differences: Mapping[tuple[int, int], float]) -> str:
+def interval(differences: Mapping[tuple[int, int], float]) -> Cell:
     """The mean of the differences by (re-split, seed), and its interval where there are several re-splits."""
     by_resplit: dict[int, list[float]] = {}
     for (resplit, _), value in differences.items():
@@ -171,10 +170,15 @@ def interval(differences: Mapping[tuple[int, int], float]) -> str:
     means = [statistics.fmean(values) for values in by_resplit.values()]
     mean = statistics.fmean(means)
     if len(means) == 1:
-        return f"{mean:+.3f}"
+        return Cell(f"{mean:+.3f}")
     half = T975[len(means) - 1] * statistics.stdev(means) / math.sqrt(len(means))
-    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f}){'*' * (mean - half < -MARGIN)}"
+    text = f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
+    return Cell(text, mark="*" * (mean - half < -MARGIN))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (BadInput, Halted) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(getattr(error, "code", 2))

@@ -7,15 +7,20 @@ cases are scored after round 0, 1, 5, 10 and 20 for the table; nothing is chosen
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
+
+from fedlit.collect import Spread
+from fedlit.collected_table import rounded
+from fedlit.studies.results import read_summary
+from fedlit.studies.rounds import dice_of_members, make
+from fedlit.studies.running import Halted
+from fedlit.text_table import Cell, TextTable
 
 STAGES = (1, 5, 10, 20)
 TEACHING = ["start.num_rounds=10"]
@@ -103,34 +108,21 @@ def study(out: Path, run: Run, words: list[str]) -> list[Result]:
             continue
         config, *rest = words
         settings = [*rest, *ALGORITHMS[run.algorithm], *STARTS[run.start], f"seed={run.seed}", f"num_rounds={stage}"]
-        settings += [f"run_dir={run_dir}", "metrics.test=[dice]", "report.pictures=false", "loggers={}"]
-        subprocess.run([sys.executable, "-m", "fedlit", "run", config, *settings], check=True)
-        summary = json.loads((run_dir / "summary.json").read_text())
+        make(config, settings, run_dir)
+        summary, scores = read_summary(run_dir), dice_of_members(run_dir, "test")
         seconds = (summary["start"] or {}).get("seconds", 0.0)
         megabytes = (summary["bytes_up"] + summary["bytes_down"]) / 1e6
         for number in sorted({stage, *([0] if stage == STAGES[0] and summary["start"] else [])}):
-            dice = members_dice(run_dir, number, "test")
+            dice = scores[number]["global"].values()
             results.append(Result(number, statistics.fmean(dice), min(dice), seconds, megabytes if number else 0.0))
         noted.write_text(json.dumps(results))
     return results
 
 
-def members_dice(run_dir: Path, number: int, split: str) -> list[float]:
-    """The Dice of every member with the global model after a round."""
-    with open(run_dir / "metrics.csv", newline="") as file:
-        return [
-            float(row["value"])
-            for row in csv.DictReader(file)
-            if (row["round"], row["role"], row["model"], row["split"], row["metric"])
-            == (str(number), "member", "global", split, "dice")
-            and row["value"]
-        ]
-
-
 def curve(run_dir: Path) -> dict[int, float]:
     """By round, the mean validation Dice of the members."""
-    found = {number: members_dice(run_dir, number, "val") for number in range(STAGES[-1] + 1)}
-    return {number: statistics.fmean(dice) for number, dice in found.items() if dice}
+    found = dice_of_members(run_dir, "val")
+    return {number: statistics.fmean(scores["global"].values()) for number, scores in sorted(found.items())}
 
 
 def rounds_needed(out: Path, run: Run) -> float | None:
@@ -142,16 +134,8 @@ def rounds_needed(out: Path, run: Run) -> float | None:
 def tabulate(out: Path, results: dict[Run, list[Result]]) -> str:
     """Markdown: mean / worst site, means over seeds with their deviation."""
     rounds = sorted({result.round for of_run in results.values() for result in of_run})
-    named = [
-        "data",
-        "algorithm",
-        "start",
-        "rounds to 90 %",
-        *(f"round {number}" for number in rounds),
-        "MB",
-        "teaching",
-    ]
-    lines = [f"| {' | '.join(named)} |", "|---" * len(named) + "|"]
+    named = [*("data", "algorithm", "start", "rounds to 90 %"), *(f"round {number}" for number in rounds)]
+    rows = []
     for kind in dict.fromkeys(run[:3] for run in results):
         runs = [run for run in results if run[:3] == kind]
         needed = [rounds_needed(out, run) for run in runs]
@@ -159,14 +143,14 @@ def tabulate(out: Path, results: dict[Run, list[Result]]) -> str:
         cells = [f"{statistics.fmean(known):.1f}" if len(known) == len(needed) else "not reached"]
         for number in rounds:
             found = [result for run in runs for result in results[run] if result.round == number]
-            means, worst = ([getattr(result, key) for result in found] for key in ("mean", "worst"))
-            spread = f" ± {statistics.stdev(means):.3f}" if len(means) > 1 else ""
-            cells.append(f"{statistics.fmean(means):.3f}{spread} / {statistics.fmean(worst):.3f}" if found else "")
+            worst = Spread.of([result.worst for result in found]).mean
+            means = rounded(Spread.of([result.mean for result in found]))
+            cells.append("" if worst is None else f"{means} / {worst:.3f}")
         last = [results[run][-1] for run in runs]
         cells.append(f"{statistics.fmean(result.megabytes for result in last):.0f}")
         cells.append(f"{statistics.fmean(result.seconds for result in last):.0f} s")
-        lines.append(f"| {' | '.join((*kind, *cells))} |")
-    return "\n".join(lines) + "\n"
+        rows.append([Cell(text) for text in (*kind, *cells)])
+    return TextTable([*named, "MB", "teaching"], rows, num_left=3).as_markdown()
 
 
 def plot(out: Path, runs: list[Run]) -> None:
@@ -196,4 +180,8 @@ def plot(out: Path, runs: list[Run]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Halted as stop:
+        print(f"error: {stop}", file=sys.stderr)
+        sys.exit(stop.code)

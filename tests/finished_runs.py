@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fedlit.files import write_json
+from fedlit.patients import HEADER
 from fedlit.record import CaseRow, MetricRow, Record
 from fedlit.summary import site_metrics
 
@@ -36,11 +38,15 @@ def finished_run(
     model: str = "global",
     kept: int = 2,
     summary: Mapping[str, Any] | None = None,
+    patients: int | None = 1,
     **config: Any,
 ) -> Path:
     """A run whose cases scored so at the kept round with its model; a key (site, model) names another one.
 
     Every other row is there to mislead.
+
+    Args:
+        patients: every so many cases of a site are of one; None notes none, as earlier versions did.
     """
     path.mkdir(parents=True)
     written = OmegaConf.merge(CONFIG, config)
@@ -63,5 +69,9 @@ def finished_run(
     found = {"kept_round": kept, "model": model, "num_rounds": 3, "start": None, **costs, **(summary or {})}
     write_json(path / "summary.json", found)
     write_json(path / "provenance.json", {"manifest": "aaaa"})
+    if patients is not None:
+        names = {(row.site, row.case): int(row.case.split()[1]) // patients for row in cases}
+        with open(path / "patients.csv", "w", newline="") as file:
+            csv.writer(file).writerows([HEADER, *((*key, f"p{number}") for key, number in names.items())])
     (path / "report.html").touch()
     return path

@@ -10,7 +10,7 @@ import torch
 from fedlit.aggregation import Bulyan, GeometricMedian, Krum, Mean, Median, MultiKrum, TrimmedMean, UpdateGuard
 from fedlit.algorithms import FedAvg
 from fedlit.attacks import ALittleIsEnough, Attacked, Gaussian, LabelFlip, MaskErosion, Scaled, SignFlip
-from fedlit.attacks.base import Plot
+from fedlit.attacks.base import Conspirator, Plot
 from fedlit.attacks.collusion import most_deviations
 from fedlit.errors import BadInput
 from fedlit.weights import add, sha256, subtract
@@ -113,10 +113,23 @@ def test_the_deviations_are_those_of_the_papers_formula(members, num_members, nu
     assert most_deviations(plot) == pytest.approx(z, abs=1e-3)
 
 
+def test_so_many_are_drawn_by_the_seed_fewer_among_more(members):
+    drawn = {
+        (seed, count): {site.name for site in Attacked(malicious=count, seed=seed).participants(members)
+                        if isinstance(site, Conspirator)}
+        for seed in range(5) for count in (0, 1, 3)
+    }  # fmt: skip
+    assert all(len(names) == count for (_, count), names in drawn.items())
+    assert all(drawn[seed, 1] < drawn[seed, 3] for seed in range(5)) and len({*map(frozenset, drawn.values())}) > 4
+    with pytest.raises(ValueError, match="malicious=-1 needs names, or how many"):
+        Attacked(malicious=-1)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "message"),
     [
         (Attacked(malicious=("x",)), "algorithm.malicious: x is no member; they are a, b, c, d, e"),
+        (Attacked(malicious=6), "algorithm.malicious=6: there are 5 members"),
         (Attacked(attack=ALittleIsEnough(), malicious=("a",)), "needs 2 colluders or more, and there are 1"),
         (Attacked(attack=ALittleIsEnough(), malicious=("a", "b", "c")), "3 of 5 members are the majority"),
     ],

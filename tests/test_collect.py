@@ -119,6 +119,22 @@ def test_of_a_distance_the_worst_is_the_largest(tmp_path):
     assert (scores["worst site"].mean, scores["gap"].mean) == (9.0, 7.0)
 
 
+def test_sites_in_another_unit_are_named(tmp_path, capsys):
+    """Once for all runs; not of another model, and not where nothing was counted."""
+    for seed in (0, 1):
+        run = make_run(tmp_path / str(seed), {"a": 9.0, "u": 3.0}, metric="hd95_mm", seed=seed)
+        rows = [
+            MetricRow(2, site, "member", model, "test", "hd95_px", 4.0, count)
+            for site, model, count in (("b", "global", 3), ("c", "global", 1), ("a", "global", 0), ("d", "personal", 3))
+        ]
+        Record(run).add(rows)
+    line = "b, c have cases scored in hd95_px, which do not count here: --metric hd95_px shows them"
+    assert collect([tmp_path], metric="hd95_mm").remarks == (line,)
+    assert fedlit("collect", tmp_path, "--metric", "hd95_mm") == 0 and line in capsys.readouterr().err
+    alone = make_run(tmp_path / "more" / "run", {"a": 9.0}, metric="hd95_mm")
+    assert collect([alone], metric="hd95_mm").remarks == ()
+
+
 def test_another_model_and_split(tmp_path):
     make_run(tmp_path / "a", {"a": 0.5, "u": 0.3})
     assert table_of(tmp_path, model="personal").groups[0].scores["worst site"].mean == 0.25

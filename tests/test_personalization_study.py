@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from fedlit.studies import rounds
+from fedlit.studies.running import Ended
+from fedlit.text_table import Cell
 from tests.conftest import script
 
 ABOVE = {"global": 0.0, "personal": 0.02}
@@ -24,9 +26,8 @@ def runs(study, monkeypatch):
     """In the place of `fedlit run`: its tables; site b is 0.1 worse, each re-split and each seed 0.01 better."""
     calls = []
 
-    def run(command, check):
-        words = command[5:]
-        settings = dict(word.partition("=")[::2] for word in words)
+    def run(asked):
+        settings = dict(word.partition("=")[::2] for word in asked.words[1:])
         run_dir = Path(settings["run_dir"])
         calls.append(run_dir.relative_to(run_dir.parents[2]).parts)
         is_published = settings.get("algorithm") == "iopfl_as_published"
@@ -48,8 +49,10 @@ def runs(study, monkeypatch):
         lines.append("20,u,unseen,global,test,dice,0.1,3")
         (run_dir / "metrics.csv").write_text("\n".join(lines) + "\n")
         (run_dir / "summary.json").write_text(json.dumps({"num_rounds": 20, "kept_round": 3}))
+        (run_dir / "config.yaml").touch()
+        return Ended(0)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(rounds, "in_a_process", run)
     monkeypatch.setattr(study, "pooled_steps", lambda data_root: 70)
     return calls
 
@@ -65,10 +68,14 @@ def test_its_table_is_what_the_runs_recorded_and_it_goes_on_where_it_was(study, 
     assert rows["IOP-FL"][2].startswith("0.680") and rows["IOP-FL, as published"][2].startswith("0.630")
     rows = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in second.splitlines()}
     assert rows["IOP-FL"][1:3] == ["2", "+0.020 (+0.020 to +0.020)"] and "FedAvg" not in rows
-    assert rows["IOP-FL, as published"][2] == "-0.030 (-0.030 to -0.030)*"
+    assert rows["IOP-FL, as published"][2] == r"-0.030 (-0.030 to -0.030) \*"
     runs.clear()
     study.main()
     assert not runs
+    monkeypatch.setattr("sys.argv", ["study", "--table-only", "--out", str(tmp_path)])
+    capsys.readouterr()
+    study.main()
+    assert table in capsys.readouterr().out and not runs
 
 
 def test_some_runs_can_be_asked_for(study, runs, tmp_path, monkeypatch):
@@ -81,7 +88,7 @@ def test_some_runs_can_be_asked_for(study, runs, tmp_path, monkeypatch):
 def test_an_interval_is_students_over_resplits(study):
     differences = {(0, 0): 0.0, (0, 1): 0.02, (1, 0): 0.03, (2, 0): 0.05}  # means 0.01, 0.03, 0.05: deviation 0.02
     half = 4.303 * 0.02 / 3**0.5
-    assert study.interval(differences) == f"+0.030 ({0.03 - half:+.3f} to {0.03 + half:+.3f})*"
+    assert study.interval(differences) == Cell(f"+0.030 ({0.03 - half:+.3f} to {0.03 + half:+.3f})", mark="*")
 
 
 @pytest.mark.parametrize(

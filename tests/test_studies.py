@@ -14,7 +14,7 @@ from rich.console import Console
 from fedlit.errors import BadInput
 from fedlit.studies import running
 from fedlit.studies.grid import Asked, plan_of
-from fedlit.studies.reproducing import FILES, missing_runs, write_tables
+from fedlit.studies.reproducing import FILES, lacks, missing_runs, write_tables
 from fedlit.studies.running import DONE, FAILED, INTERRUPTED, REFUSED, Ended, Halted, conduct
 from fedlit.studies.study import read_study
 from tests.conftest import CONFIG, fedlit, write_manifest
@@ -233,6 +233,18 @@ def test_interrupted_is_uninterrupted_and_what_is_missing_is_named(whole, file, 
     assert scores_in(out) == scores_in(whole)
 
 
+def test_runs_that_noted_no_patients_have_them_from_the_manifest(whole, file, data, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "out")
+    for noted in out.glob("*/patients.csv"):
+        noted.unlink()
+    assert write_tables(plan(file, out, data), Console(quiet=True)) == []
+    assert (out / "table.csv").read_bytes() == (whole / "table.csv").read_bytes()
+    for noted in out.glob("*/provenance.json"):
+        noted.write_text("{}")
+    (note,) = write_tables(plan(file, out, data), Console(quiet=True))
+    assert note.startswith("the runs do not say which pictures are of one patient")
+
+
 def test_the_order_of_methods_is_the_order_of_rows_and_nothing_else(whole, file, data):
     head, *methods = STUDY.splitlines(keepends=True)[-4:]
     path = file.with_name("turned.yaml")
@@ -268,13 +280,27 @@ def test_a_finished_run_with_other_settings_of_its_predictor_is_refused(whole, f
         made.standings()
 
 
+def test_runs_made_from_other_data_are_refused_and_moved_ones_are_not(whole, file, data, tmp_path):
+    moved = shutil.copytree(data, tmp_path / "moved")
+    assert set(plan(file, whole, moved).standings().values()) == {"complete"}
+    table = (moved / "sites.csv").read_text()
+    (moved / "sites.csv").write_text(table.replace(",p0\n", ",q0\n", 1))
+    with pytest.raises(BadInput) as raised:
+        plan(file, whole, moved).standings()
+    assert str(raised.value) == (
+        f"{whole / 'discs,unseen_sites=a,seed=0'} was made from other data than --data {moved} holds (and so were 3 "
+        "more runs): pictures, masks, splits or patients of the manifest differ; give the folder that it was made "
+        "from, or another --out for runs on these data"
+    )
+
+
 def test_runs_with_fewer_rounds_than_asked_go_on_and_stand_in_no_table(whole, file, data, tmp_path):
     out = shutil.copytree(whole, tmp_path / "out")
     more = plan(file, out, data, words=(*TINY, "num_rounds=3"))
     assert set(more.standings().values()) == {"continue"}
     with pytest.raises(BadInput, match="there is no table yet"):
         write_tables(more, Console(quiet=True))
-    assert missing_runs(more)[0] == "FedAvg | without a | seed 0: finished with 2 rounds, and 3 are asked"
+    assert missing_runs(lacks(more))[0] == "FedAvg | without a | seed 0: finished with 2 rounds, and 3 are asked"
 
 
 def test_the_command_says_where_it_stands_and_hands_the_rest_to_slurm(whole, file, data, capsys):

@@ -127,14 +127,14 @@ def test_a_hospital_is_told_what_joining_brings_it(runs):
     assert len(first.sentences) == 3
     assert re.fullmatch(
         r"With the global model of FedAvg joining improves the Dice of a by 0\.130 "
-        r"\(95 % interval \+0\.\d{3} to \+0\.\d{3}, 7 cases\)\.",
+        r"\(95 % interval \+0\.\d{3} to \+0\.\d{3}, 7 patients\)\.",
         first.sentences[0],
     )
     assert first.sentences[1].startswith(
-        "Whether joining helps a with the global model of IOPFL cannot be told from 7 cases: +0.014 (95 % interval -0."
+        "Whether joining helps a with the global model of IOPFL cannot be told from 7 patients: +0.014 (95 % inter"
     )
     assert second.sentences[0] == (
-        "Whether joining helps b with the global model of FedAvg cannot be told from 5 cases: +0.000."
+        "Whether joining helps b with the global model of FedAvg cannot be told from 5 patients: +0.000."
     )
 
 
@@ -143,7 +143,7 @@ def test_the_interval_is_the_reports_bootstrap_and_a_loss_is_called_one():
     assert (Estimate.of(values, "a").low, Estimate.of(values, "a").high) == bootstrap_interval(
         values, seed=address("bootstrap", "a")
     )
-    assert sentence("a", "the global model", Estimate(-0.1, -0.2, -0.05, 9), "dice") == (
+    assert sentence("a", "the global model", Estimate(-0.1, -0.2, -0.05, 9, "cases"), "dice") == (
         "With the global model joining worsens the Dice of a by 0.100 (95 % interval -0.200 to -0.050, 9 cases)."
     )
 

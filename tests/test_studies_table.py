@@ -97,6 +97,8 @@ def test_sites_with_and_without_spacing_are_not_averaged(tmp_path):
             CaseRow(2, "b", f"case {place}", "global", "test", "disc", "hd95_px", 5.0 + more) for place in range(7)
         ]
         Record(path).add(site_metrics(cases, {"b": "member"}), cases)
+        with open(path / "patients.csv", "a") as file:
+            file.writelines(f"b,{case.case},{case.case}\n" for case in cases)
         rows.append(Row(name, {(None, 0): read_result(path)}))
     table = scored(rows, design("a", "b"), "hd95")
     values = table.lines[1].values
@@ -154,7 +156,37 @@ def test_significance_is_marked_and_too_few_cases_are_not_tested(row):
     assert values[MEAN].p == pytest.approx(pooled)
     text = as_text(table, with_costs=False)
     assert text.rows[1][1].mark == "*" and not text.rows[1][2].mark
-    assert [cell.text for cell in text.foot[0]] == ["cases", "6", "5 (few)", "11", "", ""]
+    assert [cell.text for cell in text.foot[0]] == ["patients", "6", "5 (few)", "11", "", ""]
+
+
+def test_a_patient_is_tested_once_however_many_pictures_there_are(row):
+    """Two pictures of each of six: what is tested are six means; a picture that is excluded is of no patient."""
+    first, second = [0.03 * place for place in range(1, 7)], [0.01, -0.02, 0.03, -0.04, 0.05, -0.06]
+    base = [0.5] * 13
+    better = [0.5 + value for both in zip(first, second, strict=True) for value in both]
+    rows = [row("base", {"a": base}, patients=2), row("better", {"a": [*better, None]}, patients=2)]
+    table = scored(rows, design("a"), "dice")
+    wanted = paired_p([(one + other) / 2 for one, other in zip(first, second, strict=True)])
+    assert table.lines[1].values[SITE_A].p == pytest.approx(wanted) == pytest.approx(2 / 2**6)
+    assert [[cell.text for cell in line] for line in as_text(table, with_costs=False).foot] == [
+        ["cases", "13"],
+        ["patients", "7"],
+    ]
+    assert "over paired patients (7 patients, a patient is the mean over its cases and seeds)" in as_markdown(
+        "T", [table], []
+    )
+    few = [row("base3", {"a": base}, patients=3), row("better3", {"a": [*better, None]}, patients=3)]
+    assert scored(few, design("a", reference="base3"), "dice").lines[1].values[SITE_A].untested == "too few"
+
+
+def test_runs_that_noted_no_patients_are_read_as_they_are_and_it_is_said(row):
+    rows = [row("base", {"a": BASE}, patients=None), row("better", {"a": BETTER}, patients=None)]
+    table = scored(rows, design("a"), "dice")
+    assert table.lines[1].values[SITE_A].p == pytest.approx(2 / 2**6)
+    assert len(table.remarks) == 1 and "every picture is tested as a patient of its own" in table.remarks[0]
+    assert as_text(table, with_costs=False).foot[0][0].text == "cases"
+    mixed = scored([rows[0], row("later", {"a": BETTER}, patients=2)], design("a"), "dice")
+    assert not mixed.remarks and mixed.lines[1].values[SITE_A].untested == "too few", "later runs tell whose they are"
 
 
 def test_cases_that_are_not_the_same_are_not_tested(row):
@@ -190,7 +222,7 @@ def test_costs_are_of_a_run_and_shared_models_count_where_they_are_needed(tmp_pa
     shared = {"for": ["routing"], "bytes_up": 10_000_000, "bytes_down": 0}
     path = finished_run(tmp_path / "x", {"a": [0.5]}, summary={"shared": shared, "start": {"seconds": 3600.0}})
     results = {(None, 0): read_result(path)}
-    assert Cost.of(Row("x", results)) == Cost(1, 5.0, 2.0, 4.0)
+    assert Cost.of(Row("x", results)) == Cost(1, 5.0, 2.0, 4.0, pytest.approx(2 / 3)), "2 MB up in 3 rounds of a member"
     assert Cost.of(Row("x", results, "routing")).megabytes == 15.0
     old = finished_run(tmp_path / "old", {"a": [0.5]}, summary={"peak_bytes": None})
     assert Cost.of(Row("x", {(None, 0): read_result(old)})).gigabytes is None

@@ -7,7 +7,7 @@ import pytest
 from fedlit.config import load
 from fedlit.errors import BadInput
 from fedlit.sweep import grid, split_top
-from tests.conftest import write_manifest
+from tests.conftest import fedlit, write_manifest
 
 
 def test_values_are_split_at_commas_outside_of_brackets_and_quotes():
@@ -80,3 +80,13 @@ def test_sweeps_that_make_no_grid_are_refused(config_file, sweeps, message):
     with pytest.raises(BadInput) as raised:
         grid(str(config_file), ("lr=0.3",), sweeps)
     assert message in str(raised.value)
+
+
+def test_what_does_not_fit_together_is_refused_before_anything_is_submitted(config_file, capsys):
+    """Key by key all is right; a rule that so few members cannot have is named with its point, once for all seeds."""
+    rules = "{_target_: fedlit.aggregation.Krum, num_malicious: 3}"
+    sweeps = ["--sweep", f"algorithm.aggregate=mean,{rules}", "--sweep", "seed=0,1"]
+    assert fedlit("submit", config_file, "precision=16-mixed", *sweeps, "--dry-run") == 2, "the GPU is elsewhere"
+    said = capsys.readouterr()
+    assert "1 problem" in said.err and said.err.count("needs 9 updates a round") == 1
+    assert f"with algorithm.aggregate={rules}: " in said.err and "#SBATCH" not in said.out

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from fedlit.studies import rounds
+from fedlit.studies.running import Ended
 from tests.conftest import script
 
 
@@ -21,8 +22,8 @@ def runs(study, monkeypatch):
     """In the place of `fedlit run`: its tables, with a Dice that grows by 0.02 a round; a start begins 0.3 higher."""
     calls = []
 
-    def run(command, check):
-        settings = dict(word.partition("=")[::2] for word in command[5:])
+    def run(asked):
+        settings = dict(word.partition("=")[::2] for word in asked.words[1:])
         run_dir, num_rounds = Path(settings["run_dir"]), int(settings["num_rounds"])
         calls.append((run_dir.parent.name, settings["seed"], num_rounds))
         has_start = settings["start"] != "null"
@@ -37,8 +38,9 @@ def runs(study, monkeypatch):
         start = {"seconds": 7.0} if has_start else None
         summary = {"start": start, "bytes_up": 1e6 * num_rounds, "bytes_down": 1e6 * num_rounds}
         (run_dir / "summary.json").write_text(json.dumps(summary))
+        return Ended(0)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(rounds, "in_a_process", run)
     return calls
 
 

@@ -143,5 +143,5 @@ def draw_hospitals(found: Sequence[Hospital], metric: str, width: int) -> Figure
         label.set_fontweight("normal" if choice else "bold")
     place.grid(axis="x", linewidth=1)
     place.tick_params(length=0)
-    place.set_xlabel(f"{metric_name(metric)}, mean over cases")
+    place.set_xlabel(f"{metric_name(metric)}, mean over {found[0].choices[0].score.units}")
     return figure

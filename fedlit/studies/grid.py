@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from fedlit.config import Checked, build, load
+from fedlit.config import load
 from fedlit.errors import BadInput
 from fedlit.rundir import RunDirectory, changes
-from fedlit.schema import our_name, suggestion
-from fedlit.studies.study import Method, Study, word_problems
-from fedlit.sweep import Run, as_item, as_word, checked, folder, members
+from fedlit.studies.asking import (
+    Asked,
+    columns_of,
+    folder_words,
+    folds_of,
+    refuse_without_scores,
+    refuse_wrong_requests,
+    words_for,
+    words_of_columns,
+)
+from fedlit.studies.origin import refuse_runs_on_other_data
+from fedlit.studies.study import Method
+from fedlit.sweep import Run, as_item, as_word, checked, folder
+
+__all__ = ["Asked", "Plan", "Point", "Standing", "plan_of", "standing", "waiting", "words_for"]
 
 Standing = Literal["new", "continue", "complete"]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What is asked of a study.
-
-    Args:
-        data: the folder of sites.csv; None where the configs need none.
-        folds: sites that are left out in turn; None means all.
-        out: the folder above the runs, for the tables.
-        words: config words for every run, see `words_for`.
-    """
-
-    study: Study
-    out: Path
-    data: Path | None = None
-    folds: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] = (0, 1, 2)
-    words: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, eq=False)
 class Point:
-    """One run of a study: the methods that it serves, the site that is left out, and its typed config."""
+    """One run of a study: the methods that it serves, and its typed config.
+
+    Args:
+        fold: the site that is left out, or the column; `where` says it in words.
+    """
 
     methods: tuple[str, ...]
     fold: str | None
     seed: int
     run: Run
     config: DictConfig
+    where: str = ""
 
     @property
     def path(self) -> Path:
@@ -56,8 +54,7 @@ class Point:
     @property
     def title(self) -> str:
         """`FedMSA | without BIDMC | seed 0`."""
-        fold = [] if self.fold is None else [f"without {self.fold}"]
-        return " | ".join([self.methods[0], *fold, f"seed {self.seed}"])
+        return " | ".join([self.methods[0], *filter(None, [self.where]), f"seed {self.seed}"])
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Plan:
     """The runs of a study in the order in which they are made: all of one seed, then all of the next.
 
     Args:
-        folds: the sites that are left out in turn; (None,) where there is one fold.
+        folds: the sites that are left out in turn, or the columns; (None,) where there is one fold.
         remarks: what the checks have to say of configs without a problem.
     """
 
@@ -78,7 +75,7 @@ class Plan:
         """How far every run has come.
 
         Raises:
-            BadInput: runs there are not what the study asks for now.
+            BadInput: runs there are not what the study asks for now, or were made from other data.
         """
         found: dict[Point, Standing] = {}
         problems = []
@@ -90,6 +87,9 @@ class Plan:
         if problems:
             more = [f"and {len(problems) - 5} more of this kind"] if len(problems) > 5 else []
             raise BadInput("\n  ".join(["runs are there that are not what is asked now:", *problems[:5], *more]))
+        if (data := self.asked.data) is not None:
+            begun = ((point.path, point.config) for point, how in found.items() if how != "new")
+            refuse_runs_on_other_data(begun, data)
         return found
 
 
@@ -134,111 +134,63 @@ def plan_of(asked: Asked) -> Plan:
     """
     study, title = asked.study, f"study {asked.study.name}"
     refuse_wrong_requests(asked)
-    every = [] if asked.data is None else [as_word("data.root", str(asked.data))]
-    runs: dict[tuple[str, ...], list[Method]] = {}
-    for method, given in zip(study.methods, words_for(study.methods, asked.words), strict=True):
-        runs.setdefault((method.config, *study.set, *method.set, *given, *every), []).append(method)
-    found = checked(title, [*runs])
-    refuse_without_scores(study, zip(runs.values(), found, strict=True))
-    folds = folds_of(asked, next(iter(runs)))
-    names = [",".join([Path(words[0]).stem, *filter(None, [folder(each[0].set)])]) for words, each in runs.items()]
-    if alike := sorted({name for name in names if names.count(name) > 1}):
-        raise BadInput(f"{title}: two methods would share the folder {alike[0]}; write a word of one in another way")
-    remarks = [line for words in runs for line in load(words[0], words[1:]).notices]
+    columns = columns_of(asked)
+    runs = {column: runs_of(asked, given) for column, given in zip(columns, words_of_columns(asked), strict=True)}
+    every = [words for of_column in runs.values() for words in of_column]
+    found = dict(zip(every, checked(title, every), strict=True))
+    for of_column in runs.values():
+        refuse_without_scores(study, ((methods, found[words]) for words, methods in of_column.items()))
+    folds = columns if study.columns else folds_of(asked, every[0])
+    remarks = [line for words in every for line in load(words[0], words[1:]).notices]
     points = []
     for fold in folds:
-        left_out = [] if fold is None else [f"unseen_sites=[{as_item(fold)}]"]
-        configs = checked(title, [(*words, *left_out) for words in runs]) if left_out else found
-        for (words, methods), name, result in zip(runs.items(), names, configs, strict=True):
+        here = runs[fold if study.columns else None]
+        left_out = [] if fold is None or study.columns else [f"unseen_sites=[{as_item(fold)}]"]
+        wanted = [(*words, *left_out) for words in here]
+        configs = checked(title, wanted) if left_out else [found[words] for words in wanted]
+        for methods, name, words, result in zip(here.values(), names_of(title, here), wanted, configs, strict=True):
             for seed in asked.seeds:  # another one makes no other problem
-                run_dir = (asked.out / ",".join([name, *folder_words(fold), f"seed={seed}"])).as_posix()
-                run = Run((*words, *left_out, f"seed={seed}", as_word("run_dir", run_dir)), run_dir)
+                parts = [name, *folder_words(fold, study), f"seed={seed}"]
+                run_dir = (asked.out / ",".join(parts)).as_posix()
+                run = Run((*words, f"seed={seed}", as_word("run_dir", run_dir)), run_dir)
                 config = result.require().copy()
                 config.update({"seed": seed, "run_dir": run_dir})
-                points.append(Point(tuple(method.name for method in methods), fold, seed, run, config))
+                where = "" if fold is None else fold if study.columns else f"without {fold}"
+                points.append(Point(tuple(method.name for method in methods), fold, seed, run, config, where))
     order = {seed: place for place, seed in enumerate(asked.seeds)}
     points.sort(key=lambda point: order[point.seed])
     return Plan(asked, folds, tuple(points), tuple(dict.fromkeys(remarks)))
 
 
-def words_for(methods: Sequence[Method], words: Sequence[str]) -> list[tuple[str, ...]]:
-    """The given words of each method: all of them, but a key that some leave unset (`???`) is for those alone.
+Runs = dict[tuple[str, ...], list[Method]]
+"""The words of a run -> the methods that it serves."""
 
-    So the checkpoint of a SAM is not given to the U-Net beside it, which has no such argument.
+
+def runs_of(asked: Asked, given: Mapping[str, Sequence[str]]) -> Runs:
+    """The runs of a column, or of a study without any.
+
+    Args:
+        given: by method, the words of the column and those that hold in every run; not of those it is not defined for.
     """
-    unset = [OmegaConf.missing_keys(load(method.config, method.set).config) for method in methods]
-    everywhere = set[str]().union(*unset)
-    keys = [our_name(word.partition("=")[0].strip()) for word in words]
-    return [
-        tuple(word for word, key in zip(words, keys, strict=True) if key in own or key not in everywhere)
-        for own in unset
-    ]
+    data = [] if asked.data is None else [as_word("data.root", str(asked.data))]
+    runs: Runs = {}
+    for method in asked.study.methods:
+        if method.name in given:
+            words = (method.config, *asked.study.set, *method.set, *given[method.name], *data)
+            runs.setdefault(words, []).append(method)
+    return runs
 
 
-def folder_words(fold: str | None) -> list[str]:
-    return [] if fold is None else [folder([f"unseen_sites=[{fold}]"])]
-
-
-def refuse_wrong_requests(asked: Asked) -> None:
-    """Raises BadInput, with all problems, where the request itself fits neither the study nor its data."""
-    problems = [
-        f"--seeds: {seed} stands there twice" for seed in sorted(set(asked.seeds)) if asked.seeds.count(seed) > 1
-    ]
-    problems += word_problems(asked.words)
-    if asked.folds is not None and asked.study.folds is None:
-        problems.append(f"--folds: study {asked.study.name} leaves no site out, it has one fold; leave --folds away")
-    if asked.data is not None and not asked.data.is_dir():
-        problems.append(f"--data {asked.data}: no such folder; give the one that holds sites.csv, see fedlit prepare")
-    if problems:
-        raise BadInput("\n  ".join(problems))
-    if asked.data is None:
-        for method in asked.study.methods:
-            data = load(method.config, (*asked.study.set, *method.set, *asked.words)).config.get("data")
-            if isinstance(data, DictConfig) and OmegaConf.is_missing(data, "root"):
-                raise BadInput(
-                    f"study {asked.study.name} needs --data DIR, the folder that holds sites.csv; "
-                    "`fedlit prepare` makes it of what the data's owners publish"
-                )
-
-
-def refuse_without_scores(study: Study, runs: Iterable[tuple[Sequence[Method], Checked]]) -> None:
-    """Raises BadInput, with all problems, where runs would not make the scores that the table needs."""
-    problems = []
-    for methods, checked_config in runs:
-        config = checked_config.require()
-        scored = getattr(build(config.metrics), "test", None)
-        if scored is not None and (missing := [name for name in study.metrics if name not in scored]):
-            problems.append(
-                f"methods.{methods[0].name}: metrics.test does not hold {', '.join(missing)}; "
-                f"add metrics.test=[{','.join([*scored, *missing])}]"
-            )
-        models = dict.fromkeys([*build(config.algorithm).models, *config.prediction])
-        for method in methods:
-            if method.model is not None and method.model not in models:
-                problems.append(
-                    f"methods.{method.name}.model: this run has no {method.model}{suggestion(method.model, models)}; "
-                    f"prediction={method.model} adds one"
-                )
-    if problems:
-        raise BadInput("\n  ".join([f"study {study.name}:", *problems]))
-
-
-def folds_of(asked: Asked, words: Sequence[str]) -> tuple[str | None, ...]:
-    """The sites that are left out in turn, in the order asked for; (None,) where the study has one fold.
+def names_of(title: str, runs: Runs) -> list[str]:
+    """The beginnings of their folders' names.
 
     Raises:
-        BadInput: a site that the data have not.
+        BadInput: two are alike.
     """
-    if asked.study.folds is None:
-        return (None,)
-    sites = members(words[0], words[1:])
-    wanted = asked.folds or tuple(sites)
-    if unknown := [name for name in wanted if name not in sites]:
-        raise BadInput(f"--folds: {', '.join(unknown)} is no site of the data; the sites are {', '.join(sites)}")
-    if twice := sorted({name for name in wanted if wanted.count(name) > 1}):
-        raise BadInput(f"--folds: {twice[0]} stands there twice")
-    first: dict[str, str] = {}
-    for name in wanted:
-        if (other := first.setdefault("".join(folder_words(name)), name)) != name:
-            raise BadInput(f"--folds: {other} and {name} would share a folder; give one another name, or leave it out")
-    return wanted
+    names = []
+    for words, methods in runs.items():
+        own = [word for word in methods[0].set if not word.endswith("=???")]  # the columns say what it is
+        names.append(",".join([Path(words[0]).stem, *filter(None, [folder(own)])]))
+    if alike := sorted({name for name in names if names.count(name) > 1}):
+        raise BadInput(f"{title}: two methods would share the folder {alike[0]}; write a word of one in another way")
+    return names

@@ -1,4 +1,4 @@
-"""Should this hospital join? What each has alone, and what a federation brings it, with intervals over its cases."""
+"""Should this hospital join? What each has alone, and what a federation brings it, with intervals over its patients."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from fedlit.report.tables import format_number, metric_name
 from fedlit.seeding import address
-from fedlit.significance import FEWEST
+from fedlit.significance import FEWEST, by_patient
 from fedlit.studies.comparing import Comparison, Group
 from fedlit.studies.numbers import paired
-from fedlit.studies.results import is_lower_better, mean
+from fedlit.studies.results import is_lower_better, mean, patients_of
 from fedlit.summary import bootstrap_interval
 
 LOCAL, FEDERATED, PERSONAL, CENTRALISED = "local only", "global", "personal", "centralised"
@@ -19,19 +19,24 @@ KINDS = (LOCAL, FEDERATED, PERSONAL, CENTRALISED)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over cases and its 95 % bootstrap interval; None for one case."""
+    """A mean over patients and its 95 % bootstrap interval; None for one of them.
+
+    Args:
+        units: `patients`, or `cases` where nobody knows of whom they are.
+    """
 
     mean: float
     low: float | None
     high: float | None
-    num_cases: int
+    num_units: int
+    units: str = "patients"
 
     @staticmethod
-    def of(values: Sequence[float], *seed: str) -> Estimate:
+    def of(values: Sequence[float], *seed: str, units: str = "patients") -> Estimate:
         low, high = bootstrap_interval(values, seed=address("bootstrap", *seed)) if len(values) > 1 else (None, None)
         found = mean(values)
         assert found is not None
-        return Estimate(found, low, high, len(values))
+        return Estimate(found, low, high, len(values), units)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Choice:
     """A model that a hospital may have.
 
     Args:
-        score: over its cases.
+        score: over its patients, each the mean over its cases.
         gain: over what it has alone, case by case, positive where this is better; None where that is not known.
     """
 
@@ -85,19 +90,21 @@ def choices_of(comparison: Comparison, site: str, metric: str) -> list[Choice]:
                 names = dict.fromkeys(case for scores in cases for case in scores)
                 values[kind, group.name] = {(site, case): mean(each.get(case) for each in cases) for case in names}
     alone = [key for key in values if key[0] == LOCAL]
+    patients = patients_of(result for group in comparison.groups for result in group.results)
+    units = "cases" if patients is None else "patients"
     choices = []
     for (kind, name), scores in sorted(values.items(), key=lambda item: KINDS.index(item[0][0])):
-        counted = [scores[case] for case in sorted(scores)]
-        plain = [value for value in counted if value is not None]
-        if not plain:
+        counted = by_patient({case: value for case, value in scores.items() if value is not None}, patients)
+        if not counted:
             continue
         gain = None
         if len(alone) == 1 and kind != LOCAL:
             sign = -1 if is_lower_better(metric) else 1
-            pairs = paired(scores, values[alone[0]])
-            gains = [sign * pairs[case] for case in sorted(pairs)] if pairs else []
-            gain = Estimate.of(gains, site, metric, kind, name) if gains else None
-        choices.append(Choice(kind, name, Estimate.of(plain, site, metric), gain))
+            gains = by_patient(paired(scores, values[alone[0]]) or {}, patients)
+            signed = [sign * gains[patient] for patient in sorted(gains)]
+            gain = Estimate.of(signed, site, metric, kind, name, units=units) if signed else None
+        score = Estimate.of([counted[patient] for patient in sorted(counted)], site, metric, units=units)
+        choices.append(Choice(kind, name, score, gain))
     return choices
 
 
@@ -116,16 +123,16 @@ def sentences(site: str, choices: Sequence[Choice], metric: str) -> list[str]:
 
 def sentence(site: str, what: str, gain: Estimate, metric: str) -> str:
     """`With a personal model joining improves the Dice of north by 0.034 (95 % interval +0.010 to +0.058, ...).`"""
-    cases = f"{gain.num_cases} case{'s' * (gain.num_cases > 1)}"
-    unclear = f"Whether joining helps {site} with {what} cannot be told from {cases}: {_signed(gain.mean, metric)}"
-    if gain.low is None or gain.high is None or gain.num_cases < FEWEST:
+    count = f"{gain.num_units} {gain.units if gain.num_units > 1 else gain.units[:-1]}"
+    unclear = f"Whether joining helps {site} with {what} cannot be told from {count}: {_signed(gain.mean, metric)}"
+    if gain.low is None or gain.high is None or gain.num_units < FEWEST:
         return f"{unclear}."
     between = f"95 % interval {_signed(gain.low, metric)} to {_signed(gain.high, metric)}"
     if gain.low <= 0 <= gain.high:
         return f"{unclear} ({between})."
     verb = "improves" if gain.mean > 0 else "worsens"
     size = format_number(abs(gain.mean), metric)
-    return f"With {what} joining {verb} the {metric_name(metric)} of {site} by {size} ({between}, {cases})."
+    return f"With {what} joining {verb} the {metric_name(metric)} of {site} by {size} ({between}, {count})."
 
 
 def _signed(value: float, metric: str) -> str:

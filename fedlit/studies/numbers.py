@@ -12,12 +12,15 @@ from fedlit.studies.results import Cases, Result, is_lower_better, mean
 MEAN, WORST, GAP = "mean", "worst", "gap"
 """The columns beside the sites; that site names may not be taken for them, a column is a (kind, site) pair."""
 
+AXIS = "column"
+"""The kind of a column that the study names itself, in the place of sites."""
+
 OF_SITES = (WORST, GAP)
 """Those that have no cases of their own, so nothing to test."""
 
 Fold = str | None
 Column = tuple[str, str]
-"""("site", its name), ("mean", ""), ("worst", "") or ("gap", "")."""
+"""("site", its name), ("mean", ""), ("worst", "") or ("gap", ""); or ("column", its name)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Design:
         scores: `unseen` or `members`.
         sites: those with a column each, in order.
         reference: the row that the others are tested against.
+        axis: the columns that the study names itself, each over all sites.
     """
 
     folds: tuple[Fold, ...]
@@ -52,9 +56,12 @@ class Design:
     scores: str
     sites: tuple[str, ...]
     reference: str
+    axis: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[Column, ...]:
+        if self.axis:
+            return tuple((AXIS, name) for name in self.axis)
         summaries = (MEAN, WORST, GAP) if len(self.sites) > 1 else ()
         return (*(("site", site) for site in self.sites), *((kind, "") for kind in summaries))
 

@@ -13,14 +13,14 @@ from fedlit.report.templates import template
 from fedlit.studies.grid import Plan
 from fedlit.studies.numbers import Column, Row
 from fedlit.studies.results import is_lower_better
-from fedlit.studies.table import Cost, Scored, Value
+from fedlit.studies.table import Scored, Value
 from fedlit.studies.writing import (
-    COSTS,
     MARK,
-    cases_text,
     cost_texts,
+    counts_of,
     deviation,
     fewer,
+    heading,
     legend,
     number,
     reading,
@@ -52,15 +52,16 @@ def sheet(table: Scored, *, with_costs: bool) -> dict[str, Any]:
             "name": line.row.name,
             "below": below_name(line.row, table),
             "cells": cells,
-            "costs": cost_texts(Cost.of(line.row)) if with_costs else (),
+            "costs": cost_texts(table, line) if with_costs else (),
         })  # fmt: skip
     return {
-        "title": metric_name(table.metric),
+        "title": heading(table),
         "heads": heads(columns),
         "rows": rows,
         "reference": table.design.reference,
-        "cases": [cases_text(table.num_cases[column]) for column in columns],
-        "costs": COSTS if with_costs else (),
+        "counts": counts_of(table),
+        "units": "cases" if table.num_patients is None else "patients",
+        "costs": table.costs if with_costs else (),
         "legend": f"{legend(table)} {reading(table)}" if with_costs else legend(table),
     }
 
@@ -92,6 +93,8 @@ def below_name(row: Row, table: Scored) -> str:
 def lead(table: Scored) -> str:
     """What the table says, in a sentence: who is best on the mean, and at the worst site."""
     kind, name = "Lowest" if is_lower_better(table.metric) else "Best", metric_name(table.metric)
+    if table.design.axis:
+        return _lead_of_columns(table, kind)
     columns = {f"mean {name}": ("mean", ""), "at the worst site": ("worst", "")}
     if len(table.design.sites) == 1:
         columns = {f"{name} at {table.design.sites[0]}": table.design.columns[0]}
@@ -101,6 +104,17 @@ def lead(table: Scored) -> str:
     if None in best.values():
         return "No method has all of its runs yet."
     return " ".join(f"{kind} {what}: {who}." for what, who in best.items())
+
+
+def _lead_of_columns(table: Scored, kind: str) -> str:
+    """In how many columns each method is best, the most first."""
+    every = table.design.columns
+    counts = {line.row.name: sum(line.values[column].is_best for column in every) for line in table.lines}
+    first = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])[:3]
+    if not first:
+        return "No method has all of its runs yet."
+    said = ", ".join(f"{name} in {counts[name]}" for name in first)
+    return f"{kind} {heading(table)}, of {len(every)} columns: {said}."
 
 
 def _best(table: Scored, column: Column) -> str | None:
@@ -115,10 +129,13 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
     """What was run."""
     asked, study = plan.asked, plan.asked.study
     folds = [fold for fold in plan.folds if fold is not None]
+    left_out = [] if study.columns else [("Left out in turn", ", ".join(folds))]
+    columns = [(f"Column {name}", " ".join(study.columns[name])) for name in folds] if study.columns else []
     return [
         ("Study", study.name),
-        ("Left out in turn", ", ".join(folds)),
+        *left_out,
         ("Seeds", ", ".join(map(str, asked.seeds))),
         ("Words for every run", anonymous(masked(" ".join((*asked.study.set, *asked.words))))),
+        *((name, anonymous(masked(words))) for name, words in columns),
         *((f"{method.name}", anonymous(masked(" ".join(method.words)))) for method in study.methods),
     ]

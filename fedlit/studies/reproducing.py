@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,10 +12,13 @@ from fedlit.collect import unfinished
 from fedlit.errors import BadInput
 from fedlit.files import write_atomically
 from fedlit.rundir import RunDirectory
+from fedlit.studies.axis import scored_by_column
 from fedlit.studies.grid import Plan, Point, Standing
 from fedlit.studies.numbers import Design, Row
+from fedlit.studies.origin import with_patients
 from fedlit.studies.page import write_page
 from fedlit.studies.results import read_result, refuse_other_data
+from fedlit.studies.running import said_of_failure
 from fedlit.studies.table import Scored, scored
 from fedlit.studies.writing import as_csv, as_latex, as_markdown, show
 from fedlit.sweep import Grid
@@ -32,30 +36,39 @@ def said_of(standings: Mapping[Point, Standing]) -> str:
 
 def grid_of(plan: Plan, points: Sequence[Point]) -> Grid:
     """Runs as `fedlit submit` takes them."""
-    return Grid(tuple(point.run for point in points), plan.asked.study.name, True, ())
+    runs, configs = tuple(point.run for point in points), tuple(point.config for point in points)
+    return Grid(runs, plan.asked.study.name, True, (), configs)
 
 
 def lack(point: Point) -> str:
     """What a run lacks to stand in the table; empty where it is finished with all the rounds that are asked."""
     if why := unfinished(point.path):
+        if failure := said_of_failure(point.path):
+            return f"failed: {failure}"
         return "not begun" if why.startswith("no run") else why
     rounds, asked = RunDirectory(point.path).read_config().num_rounds, point.config.num_rounds
     return "" if rounds == asked else f"finished with {rounds} rounds, and {asked} are asked"
 
 
-def missing_runs(plan: Plan) -> list[str]:
-    """A line for every run that is not in the table."""
-    reasons = ((point, lack(point)) for point in plan.points)
-    return [f"{point.title}: {why}" for point, why in reasons if why]
+def lacks(plan: Plan) -> dict[Point, str]:
+    """What each run lacks."""
+    return {point: lack(point) for point in plan.points}
 
 
-def rows_of(plan: Plan) -> list[Row]:
+def missing_runs(found: Mapping[Point, str]) -> list[str]:
+    """A line for every run that is not in the table, for what it lacks."""
+    return [f"{point.title}: {why}" for point, why in found.items() if why]
+
+
+def rows_of(plan: Plan, found: Mapping[Point, str]) -> list[Row]:
     """The methods with those of their runs that lack nothing.
 
     Raises:
         BadInput: a run was made from other data than the others.
     """
-    results = {point: read_result(point.path) for point in plan.points if not lack(point)}
+    results = {point: read_result(point.path) for point, why in found.items() if not why}
+    if plan.asked.data is not None:
+        results = with_patients({point: (result, point.config) for point, result in results.items()})
     refuse_other_data(list(results.values()))
     return [
         Row(
@@ -67,26 +80,47 @@ def rows_of(plan: Plan) -> list[Row]:
     ]
 
 
-def tables_of(plan: Plan) -> list[Scored]:
+def tables_of(plan: Plan, found: Mapping[Point, str]) -> list[Scored]:
     """A table for every metric of the study, of the runs that are finished."""
-    study, rows = plan.asked.study, rows_of(plan)
+    study, rows = plan.asked.study, rows_of(plan, found)
     results = [result for row in rows for result in row.results.values()]
     if study.folds and study.scores == "unseen":
         sites = [fold for fold in plan.folds if fold is not None]
     else:
         role = "unseen" if study.scores == "unseen" else "member"
-        sites = sorted({site for result in results for site, found in result.roles.items() if found == role})
-    design = Design(plan.folds, plan.asked.seeds, study.scores, tuple(sites), study.reference)
-    return [scored(rows, design, metric) for metric in study.metrics]
+        sites = sorted({site for result in results for site, its_role in result.roles.items() if its_role == role})
+    axis = tuple(fold for fold in plan.folds if fold is not None) if study.columns else ()
+    design = Design(plan.folds, plan.asked.seeds, study.scores, tuple(sites), study.reference, axis)
+    if axis:
+        why = absent(plan, found)
+        tables = [table for metric in study.metrics for table in scored_by_column(rows, design, metric, why)]
+    else:
+        tables = [scored(rows, design, metric) for metric in study.metrics]
+    return [replace(table, costs=study.costs) for table in tables]
+
+
+def absent(plan: Plan, found: Mapping[Point, str]) -> dict[tuple[str, str], str]:
+    """(method, column) -> why there is no number, where there will be none."""
+    failed = {
+        (name, str(point.fold)): "failed"
+        for point, why in found.items()
+        if why.startswith("failed")
+        for name in point.methods
+    }
+    undefined = {
+        (method.name, name): "not defined" for method in plan.asked.study.methods for name in method.not_defined
+    }
+    return failed | undefined
 
 
 def write_tables(plan: Plan, console: Console) -> list[str]:
     """Write the tables beside the runs and print the main one; returns what must be known of them."""
     study, out = plan.asked.study, plan.asked.out
-    tables = tables_of(plan)
+    found = lacks(plan)
+    tables = tables_of(plan, found)
     if not tables[0].design.sites or not any(line.row.results for line in tables[0].lines):
         raise BadInput(f"no run of study {study.name} in {out} is finished that scores a site: there is no table yet")
-    missing = [f"Not in the table: {text}." for text in missing_runs(plan)]
+    missing = [f"Not in the table: {text}." for text in missing_runs(found)]
     notes = [*missing, *dict.fromkeys(remark for table in tables for remark in table.remarks)]
     title = f"{study.title} ({study.paper})" if study.paper else study.title
     write_atomically(out / "table.csv", as_csv(tables))

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from fedlit.collect import unfinished
 from fedlit.errors import BadInput
 from fedlit.metrics import DISTANCES
+from fedlit.patients import Patients, read_patients
 from fedlit.record import Record
 from fedlit.rundir import RunDirectory
 from fedlit.summary import case_means
@@ -34,6 +35,7 @@ class Result:
         roles: by site.
         cases: (site, model, metric with its unit) -> the test cases of the kept round.
         data: the hash of manifest and files; None where it was not noted.
+        patients: of the test cases; None where the run noted none.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class Result:
     cases: Mapping[tuple[str, str, str], Cases]
     summary: Mapping[str, Any]
     data: str | None
+    patients: Patients | None = None
 
     @property
     def seed(self) -> int:
@@ -79,6 +82,12 @@ class Result:
         wanted = shared if (model or self.model) in shared.get("for", ()) else {}
         parts = [found.get(key) or 0 for found in (self.summary, wanted) for key in ("bytes_up", "bytes_down")]
         return sum(parts)
+
+    @property
+    def bytes_up(self) -> float:
+        """What a member sends in a round, on average."""
+        num_members = sum(role == "member" for role in self.roles.values())
+        return (self.summary.get("bytes_up") or 0) / self.summary["num_rounds"] / max(1, num_members)
 
     @property
     def hours(self) -> float:
@@ -119,7 +128,6 @@ def read_result(path: Path) -> Result:
     summary = read_summary(path)
     record, kept = Record(path), summary["kept_round"]
     tested = (row for row in record.cases() if (row.round, row.split) == (kept, "test"))
-    origin = path / "provenance.json"
     return Result(
         path,
         RunDirectory(path).read_config(),
@@ -128,8 +136,27 @@ def read_result(path: Path) -> Result:
         {row.site: row.role for row in record.metrics() if (row.round, row.split) == (kept, "test")},
         {(site, model, metric): cases for (_, site, model, _, metric), cases in case_means(tested).items()},
         summary,
-        json.loads(origin.read_text(encoding="utf-8")).get("manifest") if origin.exists() else None,
+        data_hash(path),
+        read_patients(path),
     )
+
+
+def data_hash(path: Path) -> str | None:
+    """The hash of the manifest and the files that a run was begun with; None where it was not noted."""
+    origin = path / "provenance.json"
+    return json.loads(origin.read_text(encoding="utf-8")).get("manifest") if origin.exists() else None
+
+
+def patients_of(results: Iterable[Result]) -> Patients | None:
+    """The patients of the test cases of runs on the same data; None where some run has cases that none of them tells.
+
+    So a run of an earlier version, which noted none, stands beside later ones that did.
+    """
+    found, cases = dict[tuple[str, str], str](), set[tuple[str, str]]()
+    for result in results:
+        found |= result.patients or {}
+        cases |= {(site, case) for (site, _, _), scores in result.cases.items() for case in scores}
+    return found if cases <= found.keys() else None
 
 
 def read_results(paths: Iterable[Path]) -> list[Result]:

@@ -13,9 +13,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import click
 
+from fedlit.files import write_atomically
 from fedlit.provenance import printable
 from fedlit.rundir import RunDirectory
 from fedlit.stopping import HEEDED
@@ -163,6 +165,7 @@ def conduct(standings: Mapping[Point, Standing], start: Start = in_a_process) ->
         except KeyboardInterrupt:
             ended = Ended(INTERRUPTED)
         seconds = time.monotonic() - began
+        note_failure(point.path, ended)
         if ended.code == DONE and standings[point] == "new":  # one that went on does not say what a whole one takes
             pace.now[point.methods[0]].append(seconds)
         elif ended.code not in (DONE, STOPPED, INTERRUPTED):
@@ -174,6 +177,25 @@ def conduct(standings: Mapping[Point, Standing], start: Start = in_a_process) ->
         if ended.code == REFUSED:
             raise Halted(f"{failures[-1]}\nno further run was begun; {GO_ON}", REFUSED)
     return failures
+
+
+FAILURE = "failure.txt"
+"""In the directory of a run that failed: the last of what it said."""
+
+
+def note_failure(path: Path, ended: Ended) -> None:
+    """Keep why a run failed, for the table; what ended otherwise has no such note."""
+    if ended.code in (FAILED, DONE):
+        (path / FAILURE).unlink(missing_ok=True)
+    if ended.code == FAILED:
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / FAILURE, ended.said)
+
+
+def said_of_failure(path: Path) -> str:
+    """Why a run failed when it was made last, in a line; empty where it did not."""
+    note = path / FAILURE
+    return next(iter(note.read_text(encoding="utf-8").splitlines()), "unknown") if note.is_file() else ""
 
 
 GO_ON = "what is complete is saved: the same command goes on, with --table-only it writes the table of what there is"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from fedlit.config import shipped
 from fedlit.errors import BadInput
 from fedlit.schema import our_name, suggestion
 from fedlit.sources import read_mapping, words
+
+COSTS = ("MB", "MB up", "times less", "hours", "peak GB")
+"""What runs cost, as columns beside the scores."""
 
 OF_THE_STUDY = ("seed", "unseen_sites", "data.root", "run_dir", "name", "resume", "overwrite")
 """Keys that the study itself sets in every run, or that fit no grid."""
@@ -26,12 +29,14 @@ class Method:
         config: a shipped experiment, or the path of a file.
         set: config words for its runs.
         model: the predictor whose scores these are; None is the one that each run was judged by.
+        not_defined: the columns of the study that this method cannot be in.
     """
 
     name: str
     config: str
     set: tuple[str, ...] = ()
     model: str | None = None
+    not_defined: tuple[str, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -49,6 +54,9 @@ class Study:
         metrics: a table each, without their unit; the first is the main one.
         reference: the method that the others are tested against.
         set: config words for the runs of all methods; a method's own come after them.
+        columns: name -> config words: a column each, over all sites, in the place of one for each site. A key that some
+            method leaves unset (`???`) is for those methods alone.
+        costs: which of COSTS the main table has.
     """
 
     name: str
@@ -60,6 +68,8 @@ class Study:
     reference: str
     methods: tuple[Method, ...]
     set: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    costs: tuple[str, ...] = ("MB", "hours", "peak GB")
 
 
 ALLOWED = {"folds": (None, "unseen_sites"), "scores": ("unseen", "members")}
@@ -82,7 +92,8 @@ def read_study(name: str) -> Study:
     problems = list(_problems(values))
     methods, wrong = _methods(values.get("methods"), file.parent)
     given, unfit = _words(values.get("set"), "set")
-    problems += [*wrong, *unfit]
+    columns, misfit = _columns(values, methods)
+    problems += [*wrong, *unfit, *misfit]
     names = [method.name for method in methods]
     reference = values.get("reference")
     if reference and not wrong and reference not in names:
@@ -99,6 +110,8 @@ def read_study(name: str) -> Study:
         reference=values["reference"],
         methods=tuple(methods),
         set=given,
+        columns=columns,
+        **({"costs": tuple(values["costs"])} if "costs" in values else {}),
     )
 
 
@@ -110,6 +123,9 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
         if key in values and values[key] not in allowed:
             listed = ", ".join("null" if value is None else value for value in allowed)
             problems.append(f"{key}: is {values[key]!r}; allowed are {listed}")
+    costs = values.get("costs", [])
+    if not isinstance(costs, list) or not set(costs) <= set(COSTS):
+        problems.append(f"costs: is {costs!r}; allowed is a list of {', '.join(COSTS)}")
     metrics = values.get("metrics") or []
     if not isinstance(metrics, list) or not all(isinstance(each, str) for each in metrics):
         problems.append(f"metrics: expected a list of names, got {metrics!r}")
@@ -141,16 +157,42 @@ def _methods(values: Any, folder: Path) -> tuple[list[Method], list[str]]:
         is_file = config.endswith(SUFFIXES)
         if is_file and not (folder / config).is_file():
             problems.append(f"{where}.config: {folder / config}: no such file; a name without suffix is a shipped one")
-        model = given.get("model")
+        model, not_defined = given.get("model"), given.get("not_defined") or []
+        if not isinstance(not_defined, list):
+            problems.append(f"{where}.not_defined: expected a list of columns, got {not_defined!r}")
+            not_defined = []
         methods.append(
             Method(
                 str(name),
                 (folder / config).as_posix() if is_file else config,
                 wanted,
                 None if model is None else str(model),
+                tuple(map(str, not_defined)),
             )
         )
     return methods, problems
+
+
+def _columns(values: Mapping[str, Any], methods: list[Method]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """The words of every column, and what is wrong with them."""
+    given = values.get("columns") or {}
+    if not isinstance(given, Mapping):
+        return {}, [f"columns: expected `name: [KEY=VALUE, ...]`, got {given!r}"]
+    found, problems = {}, []
+    for name, wanted in given.items():
+        found[str(name)], unfit = _words(wanted, f"columns.{name}")
+        problems += [*unfit, *([f"columns.{name}: a comma in its name would divide it"] if "," in str(name) else [])]
+    if found and (values.get("folds") or values.get("scores") == "unseen"):
+        problems.append("columns: are over all members; leave folds and scores out")
+    for method in methods:
+        problems += [
+            f"methods.{method.name}.not_defined: {name!r} is no column{suggestion(name, [*found])}"
+            for name in method.not_defined
+            if name not in found
+        ]
+    if found and any(method.not_defined for method in methods if method.name == values.get("reference")):
+        problems.append("reference: must be defined in every column")
+    return found, problems
 
 
 def _words(value: Any, where: str) -> tuple[tuple[str, ...], list[str]]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedlit.collect import Spread
-from fedlit.significance import FEWEST, holm, paired_p
+from fedlit.patients import Patients
+from fedlit.significance import FEWEST, by_patient, holm, paired_p
 from fedlit.studies.numbers import GAP, MEAN, OF_SITES, Column, Design, Numbers, Row, paired
-from fedlit.studies.results import is_lower_better, mean
+from fedlit.studies.results import is_lower_better, mean, patients_of
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Value:
         is_whole: these are all that were asked for.
         p: of the paired test against the reference, corrected by Holm for the rows of the column.
         untested: why there is no p; empty where there is one.
+        absent: why there is no number, where that is known.
     """
 
     spread: Spread
@@ -28,6 +30,7 @@ class Value:
     is_best: bool = False
     p: float | None = None
     untested: str = ""
+    absent: str = ""
 
     @property
     def differs(self) -> bool:
@@ -50,15 +53,25 @@ class Scored:
     Args:
         metric: as the runs name it, with its unit where all sites have the same.
         num_cases: of the reference that count, by site and over all; None where it has none.
+        num_patients: that these cases are of; None where the runs do not say.
         remarks: what must be known of cells that are empty or untested.
+        of_sites: `mean` or `worst`, where every column is over all sites.
+        costs: the columns that say what runs cost.
     """
 
     metric: str
     design: Design
     lines: tuple[Line, ...]
     num_cases: Mapping[Column, int | None]
+    num_patients: Mapping[Column, int | None] | None = None
     remarks: tuple[str, ...] = ()
     has_one_unit: bool = True
+    of_sites: str = ""
+    costs: tuple[str, ...] = ("MB", "hours", "peak GB")
+
+    @property
+    def reference(self) -> Line:
+        return next(line for line in self.lines if line.row.name == self.design.reference)
 
 
 def scored(rows: Sequence[Row], design: Design, metric: str) -> Scored:
@@ -67,24 +80,41 @@ def scored(rows: Sequence[Row], design: Design, metric: str) -> Scored:
     has_one_unit = len(units) < 2
     numbers = [Numbers(row, design, metric, has_one_unit) for row in rows]
     reference = next(each for each in numbers if each.row.name == design.reference)
-    columns: dict[Column, list[Value]] = {column: _column(numbers, reference, column) for column in design.columns}
+    patients = patients_of(result for row in rows for result in row.results.values())
+    columns = {column: _column(numbers, reference, column, patients) for column in design.columns}
     remarks = list(dict.fromkeys(gap for each in numbers for gap in each.gaps))
     if not has_one_unit:
         there = " and ".join(f"{name} at {', '.join(sites)}" for name, sites in units.items())
         remarks.append(f"the runs give {there}: these are no numbers to be averaged or compared over sites")
     lines = [Line(row, {column: columns[column][place] for column in design.columns}) for place, row in enumerate(rows)]
-    counted = {column: reference.by_case(column, reference.seeds(column)) for column in design.columns}
+    if patients is None and any(row.results for row in rows):
+        remarks.append(UNKNOWN_PATIENTS)
+    counted = {column: _counted(reference, column) for column in design.columns}
     return Scored(
         metric=next(iter(units), metric) if has_one_unit else metric,
         design=design,
         lines=tuple(lines),
-        num_cases={
-            column: None if column[0] in OF_SITES else sum(value is not None for value in cases.values()) or None
-            for column, cases in counted.items()
-        },
+        num_cases={column: len(cases) or None for column, cases in counted.items()},
+        num_patients=None
+        if patients is None
+        else {column: len(by_patient(cases, patients)) or None for column, cases in counted.items()},
         remarks=tuple(remarks),
         has_one_unit=has_one_unit,
     )
+
+
+UNKNOWN_PATIENTS = (
+    "the runs do not say which pictures are of one patient, as fedlit had them not noted yet: every picture is tested "
+    "as a patient of its own, so p is too small where a patient has several"
+)
+
+
+def _counted(reference: Numbers, column: Column) -> dict[tuple[str, str], float]:
+    """The cases of a column that count; none of those columns that are made of sites."""
+    if column[0] in OF_SITES:
+        return {}
+    cases = reference.by_case(column, reference.seeds(column))
+    return {case: value for case, value in cases.items() if value is not None}
 
 
 def units_of(rows: Sequence[Row], design: Design, metric: str) -> dict[str, list[str]]:
@@ -98,13 +128,13 @@ def units_of(rows: Sequence[Row], design: Design, metric: str) -> dict[str, list
     return found
 
 
-def _column(numbers: Sequence[Numbers], reference: Numbers, column: Column) -> list[Value]:
+def _column(numbers: Sequence[Numbers], reference: Numbers, column: Column, patients: Patients | None) -> list[Value]:
     every = [(each, each.over_seeds(column)) for each in numbers]
     values = [Value(Spread.of(found), len(found), len(found) == len(each.seeds_asked)) for each, found in every]
     whole = [value.spread.mean for value in values if value.is_whole and value.spread.mean is not None]
     is_lowest_best = column[0] == GAP or is_lower_better(reference.metric)
     best = (min if is_lowest_best else max)(whole, default=None)
-    tests = {each.row.name: _test(each, reference, column) for each in numbers if each is not reference}
+    tests = {each.row.name: _test(each, reference, column, patients) for each in numbers if each is not reference}
     corrected = holm({name: found for name, found in tests.items() if isinstance(found, float)})
     done = []
     for each, value in zip(numbers, values, strict=True):
@@ -115,10 +145,11 @@ def _column(numbers: Sequence[Numbers], reference: Numbers, column: Column) -> l
     return done
 
 
-def _test(one: Numbers, reference: Numbers, column: Column) -> float | str:
-    """The p of paired cases, not corrected, or why there is none.
+def _test(one: Numbers, reference: Numbers, column: Column, patients: Patients | None) -> float | str:
+    """The p of paired patients, not corrected, or why there is none.
 
-    A case's value is its mean over common seeds; of a row that has seeds of its own, over all of these.
+    A case's value is its mean over common seeds; of a row that has seeds of its own, over all of these. A patient's is
+    the mean over its cases.
     """
     if column[0] in OF_SITES:
         return "no test"
@@ -132,25 +163,32 @@ def _test(one: Numbers, reference: Numbers, column: Column) -> float | str:
     pairs = paired(one.by_case(column, sorted(own)), reference.by_case(column, sorted(others)))
     if pairs is None:
         return "other cases"
-    if len(pairs) < FEWEST:
+    units = by_patient(pairs, patients)
+    if len(units) < FEWEST:
         return "too few"
-    p = paired_p(list(pairs.values()))
+    p = paired_p(list(units.values()))
     assert p is not None
     return p
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run: megabytes up and down and hours of training, means over the runs of a row; the most GB of memory."""
+    """Of one run: megabytes up and down and hours of training, means over the runs of a row; the most GB of memory.
+
+    Args:
+        megabytes_up: what a member sends in a round.
+    """
 
     num_runs: int
     megabytes: float | None
     hours: float | None
     gigabytes: float | None
+    megabytes_up: float | None = None
 
     @staticmethod
     def of(row: Row) -> Cost:
         results = list(row.results.values())
         megabytes = mean(result.num_bytes(row.model) / 1e6 for result in results)
         peaks = [result.gigabytes for result in results if result.gigabytes is not None]
-        return Cost(len(results), megabytes, mean(result.hours for result in results), max(peaks, default=None))
+        hours, up = mean(result.hours for result in results), mean(result.bytes_up / 1e6 for result in results)
+        return Cost(len(results), megabytes, hours, max(peaks, default=None), up)

@@ -15,7 +15,6 @@ from fedlit.studies.table import Cost, Line, Scored, Value
 from fedlit.text_table import Cell, TextTable
 
 MARK = "*"
-COSTS = ("MB", "hours", "peak GB")
 
 
 def title_of(column: Column) -> str:
@@ -25,8 +24,14 @@ def title_of(column: Column) -> str:
 
 
 def number(value: Value, metric: str) -> str:
-    """`0.847`; empty where there is none."""
-    return "" if value.spread.mean is None else format_number(value.spread.mean, metric)
+    """`0.847`; empty where there is none, or why."""
+    return value.absent if value.spread.mean is None else format_number(value.spread.mean, metric)
+
+
+def heading(table: Scored) -> str:
+    """`Dice`; `Dice, the worst site` where columns are over all sites."""
+    over = {"mean": ", mean over sites", "worst": ", the worst site"}.get(table.of_sites, "")
+    return f"{metric_name(table.metric)}{over}"
 
 
 def deviation(value: Value, metric: str) -> str:
@@ -44,9 +49,17 @@ def cell(value: Value, metric: str, *, with_spread: bool = True) -> Cell:
     return Cell(" ".join(filter(None, parts)), value.is_best, MARK * value.differs)
 
 
-def cost_texts(cost: Cost) -> tuple[str, str, str]:
-    """Megabytes, hours and gigabytes; empty where they are not known."""
-    return _short(cost.megabytes), _short(cost.hours), _short(cost.gigabytes)
+def cost_texts(table: Scored, line: Line) -> list[str]:
+    """What the runs of a line cost, by the cost columns of the table; empty where it is not known."""
+    cost, whole = Cost.of(line.row), Cost.of(table.reference.row).megabytes_up
+    texts = {
+        "MB": _short(cost.megabytes),
+        "MB up": "" if cost.megabytes_up is None else f"{cost.megabytes_up:.3g}",
+        "times less": f"{whole / cost.megabytes_up:.1f}" if whole and cost.megabytes_up else "",
+        "hours": _short(cost.hours),
+        "peak GB": _short(cost.gigabytes),
+    }
+    return [texts[name] for name in table.costs]
 
 
 def _short(value: float | None) -> str:
@@ -58,11 +71,26 @@ def _short(value: float | None) -> str:
     return f"{value:.0f}" if value >= 10 or not value else f"{value:.1f}" if value >= 0.95 else f"{value:.2f}"
 
 
-def cases_text(count: int | None) -> str:
-    """`12`, or `5 (few)`: too few to be tested."""
+def counts_of(table: Scored) -> dict[str, list[str]]:
+    """What stands at the foot: `patients`, and `cases` where they are not as many or nobody knows of whom they are.
+
+    Of what is tested `5 (few)` are too few for it.
+    """
+    columns = table.design.columns
+    cases = [table.num_cases[column] for column in columns]
+    if table.of_sites == "worst":
+        return {}  # nothing is tested there
+    if table.num_patients is None:
+        return {"cases": [_counted(count, is_tested=True) for count in cases]}
+    patients = [table.num_patients[column] for column in columns]
+    found = {} if patients == cases else {"cases": [_counted(count, is_tested=False) for count in cases]}
+    return found | {"patients": [_counted(count, is_tested=True) for count in patients]}
+
+
+def _counted(count: int | None, *, is_tested: bool) -> str:
     if count is None:
         return ""
-    return str(count) if count >= FEWEST else f"{count} (few)"
+    return f"{count} (few)" if is_tested and count < FEWEST else str(count)
 
 
 def seeds_differ(table: Scored) -> bool:
@@ -71,25 +99,28 @@ def seeds_differ(table: Scored) -> bool:
 
 
 def as_text(table: Scored, *, with_costs: bool, with_spread: bool = True, with_sites: bool = True) -> TextTable:
-    """Rows methods, columns sites, mean, worst and gap; at the foot the numbers of cases."""
+    """Rows methods, columns sites, mean, worst and gap; at the foot the numbers of patients."""
     every, has_seeds = table.design.columns, seeds_differ(table)
     columns = [column for column in every if with_sites or column[0] != "site"]
-    head = ["method", *(["seeds"] if has_seeds else []), *map(title_of, columns), *(COSTS if with_costs else ())]
+    head = ["method", *(["seeds"] if has_seeds else []), *map(title_of, columns), *(table.costs if with_costs else ())]
     rows = []
     for line in table.lines:
         seeds = [Cell(str(len(line.row.seeds or table.design.seeds)))] if has_seeds else []
-        costs = [Cell(text) for text in cost_texts(Cost.of(line.row))] if with_costs else []
+        costs = [Cell(text) for text in cost_texts(table, line)] if with_costs else []
         scores = [cell(line.values[column], table.metric, with_spread=with_spread) for column in columns]
         rows.append([Cell(line.row.name), *seeds, *scores, *costs])
-    counts = [Cell(cases_text(table.num_cases[column])) for column in columns]
-    foot = [Cell("cases"), *([Cell("")] if has_seeds else []), *counts]
-    return TextTable(head, rows, [[*foot, *[Cell("")] * (len(head) - len(foot))]])
+    foot = []
+    for name, texts in counts_of(table).items():
+        counts = [Cell(text) for column, text in zip(every, texts, strict=True) if column in columns]
+        cells = [Cell(name), *([Cell("")] if has_seeds else []), *counts]
+        foot.append([*cells, *[Cell("")] * (len(head) - len(cells))])
+    return TextTable(head, rows, foot)
 
 
 def show(table: Scored, console: Console, *, with_costs: bool) -> None:
     """Print it; on a narrow terminal first without what it cost, then without spreads, then without the sites."""
     forms = [(with_costs, True, True), (False, True, True), (False, False, True)]
-    if len(table.design.sites) > 1:
+    if len(table.design.sites) > 1 and not table.design.axis:
         forms += [(False, True, False), (False, False, False)]
     texts = [as_text(table, with_costs=costs, with_spread=spread, with_sites=sites) for costs, spread, sites in forms]
     next((text for text in texts if text.width <= console.width), texts[-1]).show(console)
@@ -103,6 +134,8 @@ def legend(table: Scored) -> str:
     spread = f"mean ± standard deviation over {num_seeds} seeds" if num_seeds > 1 else "one seed, so without a spread"
     if seeds_differ(table):
         spread = "mean ± standard deviation over the seeds of the row, which are not equally many"
+    if table.of_sites:
+        whose = "the worst site" if table.of_sites == "worst" else "the sites, their mean"
     text = f"{metric_name(table.metric)} of {whose}, {spread}; of the test cases of the kept round."
     if (GAP, "") in design.columns:
         text += " Gap: between the best and the worst site."
@@ -113,12 +146,37 @@ def legend(table: Scored) -> str:
 
 def reading(table: Scored) -> str:
     """How to read what is marked, and what it cost."""
+    units, what = _units(table)
+    over = "every column" if table.of_sites else "the column mean"
     return (
         f"Bold: the best of a column. {MARK}: differs from {table.design.reference}, p < 0.05 by Wilcoxon's signed-rank"
-        " test over paired cases (a case is its mean over seeds), corrected by Holm for the methods of the column; in "
-        f"the column mean over the cases of all sites. With fewer than {FEWEST} cases nothing is tested. MB up and "
-        "down and hours of training are means over the runs of a row, peak GB is the most that one process held."
+        f" test over paired {units} ({what}), corrected by Holm for the methods of the column; in "
+        f"{over} over the {units} of all sites. With fewer than {FEWEST} {units} nothing is tested."
+        f"{_costs_said(table)}"
     )
+
+
+def _costs_said(table: Scored) -> str:
+    """What the cost columns are."""
+    said = {
+        "MB": "MB: up and down in a whole run.",
+        "MB up": "MB up: what a member sends in a round.",
+        "times less": f"Times less: than {table.design.reference}, of MB up.",
+        "hours": "Hours: of training.",
+        "peak GB": "Peak GB: the most that one process held.",
+    }
+    has_means = any(name != "peak GB" for name in table.costs)
+    means = " Means over the runs of a row" + (", but for the peak." if "peak GB" in table.costs else ".")
+    means = means if has_means else ""
+    return "".join(f" {said[name]}" for name in table.costs) + means
+
+
+def _units(table: Scored) -> tuple[str, str]:
+    """What is tested, and what the value of one is."""
+    if table.num_patients is None:
+        return "cases", "a case is its mean over seeds"
+    most = max((count for count in table.num_patients.values() if count), default=0)
+    return "patients", f"{most} patients, a patient is the mean over its cases and seeds"
 
 
 def as_csv(tables: Sequence[Scored]) -> str:
@@ -127,10 +185,11 @@ def as_csv(tables: Sequence[Scored]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     columns = tables[0].design.columns
     names = [f"{title_of(column)}{kind}" for column in columns for kind in ("", " std", " n", " p")]
-    writer.writerow(["metric", "method", *names, "runs", "MB", "hours", "peak GB"])
+    writer.writerow(["metric", "method", *names, "runs", "MB", "hours", "peak GB", "MB up"])
     for table in tables:
         for line in table.lines:
-            writer.writerow([table.metric, line.row.name, *_numbers(line, columns), *_costs(line)])
+            metric = f"{table.metric} {table.of_sites}".rstrip()
+            writer.writerow([metric, line.row.name, *_numbers(line, columns), *_costs(line)])
     return text.getvalue()
 
 
@@ -144,7 +203,8 @@ def _numbers(line: Line, columns: Sequence[Column]) -> list[str]:
 
 def _costs(line: Line) -> list[str]:
     cost = Cost.of(line.row)
-    return [str(cost.num_runs), _exact(cost.megabytes), _exact(cost.hours), _exact(cost.gigabytes)]
+    numbers = (cost.megabytes, cost.hours, cost.gigabytes, cost.megabytes_up)
+    return [str(cost.num_runs), *map(_exact, numbers)]
 
 
 def _exact(value: float | None) -> str:
@@ -156,7 +216,7 @@ def as_markdown(title: str, tables: Sequence[Scored], notes: Sequence[str]) -> s
     parts = [f"# {title}\n"]
     parts += [f"{note}\n" for note in notes]
     for place, table in enumerate(tables):
-        parts += [f"## {metric_name(table.metric)}\n", as_text(table, with_costs=not place).as_markdown()]
+        parts += [f"## {heading(table)}\n", as_text(table, with_costs=not place).as_markdown()]
         said = legend(table) if place else f"{legend(table)} {reading(table)}"
         parts.append(said.replace(MARK, rf"\{MARK}") + "\n")
     return "\n".join(parts)
@@ -171,5 +231,5 @@ def as_latex(title: str, tables: Sequence[Scored], notes: Sequence[str]) -> str:
     parts = ["".join(map(_comment, (title, *notes)))]
     for place, table in enumerate(tables):
         said = legend(table) if place else f"{legend(table)} {reading(table)}"
-        parts.append(f"{_comment(said)}{as_text(table, with_costs=not place).as_latex()}")
+        parts.append(f"{_comment(f'{heading(table)}. {said}')}{as_text(table, with_costs=not place).as_latex()}")
     return "\n".join(parts)
