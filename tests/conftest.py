@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -57,12 +58,27 @@ def write_manifest(root: Path, counts: Mapping[str, tuple[int, int, int]], *, si
     return root
 
 
-LONGEST = ("test_jobs.py", "test_faults.py")
+LONGEST = ("test_jobs.py", "test_faults.py", "test_processes.py", "test_placement.py", "test_miniature_chain.py")
 
 
 def pytest_collection_modifyitems(items):
     """The files that take minutes come first, so that no process of the suite is left alone with one at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
+
+def pytest_collection():
+    """Python looks for no garbage while the tests are imported, nor later among what they imported."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # else triton tells of leaks at the end
 
 
 CONFIG = """\
@@ -77,6 +93,7 @@ local_epochs: 3
 lr: 0.01
 precision: 32-true
 accelerator: cpu
+inspect_data: false
 """
 
 
@@ -88,12 +105,16 @@ def disc_data(tmp_path_factory) -> Path:
     )
 
 
+def write_config(folder: Path, disc_data: Path) -> Path:
+    """An experiment on these discs that takes a second or two, and runs in `folder/run`."""
+    path = folder / "discs.yaml"
+    path.write_text(f"{CONFIG}data.root: {disc_data}\nunseen_sites: [u]\nrun_dir: {folder / 'run'}\n")
+    return path
+
+
 @pytest.fixture
 def config_file(tmp_path, disc_data) -> Path:
-    """An experiment on these discs that takes a second or two."""
-    path = tmp_path / "discs.yaml"
-    path.write_text(f"{CONFIG}data.root: {disc_data}\nunseen_sites: [u]\nrun_dir: {tmp_path / 'run'}\n")
-    return path
+    return write_config(tmp_path, disc_data)
 
 
 def script(name: str):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import sys
 from pathlib import Path
@@ -97,4 +98,6 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what is imported is no garbage
     main(Path(sys.argv[1]))
+    gc.unfreeze()

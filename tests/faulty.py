@@ -10,11 +10,13 @@ import signal
 import sys
 import time
 
-import torch
+from fedlit.__main__ import importing, main
 
-from fedlit import checkpoint, client, federation, training
-from fedlit.__main__ import main
-from fedlit.fleet import collecting, fleet
+with importing():
+    import torch
+
+    from fedlit import checkpoint, client, federation, training
+    from fedlit.fleet import collecting, fleet
 
 torch.set_num_threads(1)
 where, what, round, place = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]

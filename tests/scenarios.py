@@ -7,6 +7,7 @@ processes, its outcome saved in OUT.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import sys
 from dataclasses import dataclass
@@ -357,4 +358,6 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what is imported is no garbage
     main(Path(sys.argv[1]))
+    gc.unfreeze()

@@ -12,6 +12,8 @@ from fedlit.config import build, check, load
 from fedlit.errors import BadInput
 from fedlit.metrics import METRICS
 from fedlit.schema import NAMED_GROUPS
+from fedlit.structure import misfits_of
+from fedlit.studies.asking import words_of_columns
 from fedlit.studies.grid import Asked, plan_of, words_for
 from fedlit.studies.study import read_study
 from tests.conftest import REAL_DATA, fedlit, write_manifest
@@ -24,6 +26,7 @@ UNSET = {"data.root", "network.checkpoint", "start.teacher.checkpoint"}
 INNER = {"aggregation": "algorithm.aggregate"}
 NODES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in ("base", "papers", "reproduce"))
 STUDIES = sorted(CONFIGS.glob("reproduce/*.yaml"))
+OF_ONE_ALGORITHM = {"compression", "robustness"}
 
 
 def test_there_are_some():
@@ -149,7 +152,7 @@ def test_a_study_asks_for_what_its_runs_make(path):
     study = read_study(path.stem)
     names = [method.name for method in study.methods]
     assert study.reference == names[0]
-    if not path.stem.startswith("unseen_"):
+    if not path.stem.startswith("unseen_") and path.stem not in OF_ONE_ALGORITHM:
         assert any("local" in name for name in names) and any("centralised" in name for name in names)
     if path.stem.endswith("_honest"):
         other = read_study(path.stem.removesuffix("_honest"))
@@ -157,8 +160,9 @@ def test_a_study_asks_for_what_its_runs_make(path):
         assert study.methods == honest and study.title == f"{other.title}, honest"
         assert set(study.metrics) <= {*METRICS, "dice_per_slice"}
         return
+    given = words_of_columns(Asked(study, Path()))[0] if study.columns else {}
     for method in study.methods:
-        checked = check(load(method.config, (*study.set, *method.set)))
+        checked = check(load(method.config, (*study.set, *method.set, *given.get(method.name, ()))))
         assert not checked.problems and set(checked.unset) <= UNSET and not method.config.endswith("_honest")
         config = checked.config
         assert set(study.metrics) <= set(build(config.metrics).test)
@@ -174,7 +178,9 @@ def test_there_is_a_study_for_each_table():
     }
     shelves = {f"algorithms_{data}" for data in ("cxr_lungs", "phantom")}
     unseen = {f"unseen_{data}" for data in ("cxr_lungs", "retina_vessels", "phantom")}
-    assert {path.stem for path in STUDIES} == tables | {f"{name}_honest" for name in tables} | shelves | unseen
+    assert {path.stem for path in STUDIES} == tables | {
+        f"{name}_honest" for name in tables
+    } | shelves | unseen | OF_ONE_ALGORITHM
 
 
 @pytest.mark.parametrize("data", ["cxr_lungs", "phantom"])
@@ -218,3 +224,25 @@ def test_a_checkpoint_is_given_to_the_rows_that_ask_for_it():
         given = {method.name: found for method, found in zip(methods, words_for(methods, words), strict=True)}
         assert without <= {name for name, found in given.items() if found == words[1:]}
         assert set(given.values()) == {words, words[1:]}
+
+
+def test_every_compression_and_every_rule_is_compared():
+    words = [word for name in OF_ONE_ALGORITHM for method in read_study(name).methods for word in method.set]
+    rules = {f"algorithm.aggregate={path.stem}" for path in (CONFIGS / "aggregation").glob("*.yaml")}
+    assert {word for word in words if word.startswith("algorithm.aggregate=")} == rules - {
+        "algorithm.aggregate=uniform"
+    }
+    assert {"transform=low_precision", "transform=top_k", "transform=low_rank"} <= set(words)
+
+
+def test_a_rule_is_told_the_true_number_of_malicious_members_and_a_seed_draws_them(tmp_path):
+    """A cell for which a rule is not defined has no run; the others fit together."""
+    asked = Asked(read_study("robustness"), tmp_path, folds=("none", "a little is enough by 6"), seeds=(0, 7))
+    points = plan_of(asked).points
+    assert len(points) == 2 * (10 + 9)
+    found = {(point.methods[0], point.fold, point.seed): point.config.algorithm for point in points}
+    assert ("Bulyan", "none", 7) in found and ("Bulyan", "a little is enough by 6", 7) not in found
+    krum, trimmed = found["Krum", "a little is enough by 6", 7], found["trimmed mean", "a little is enough by 6", 7]
+    assert (krum.malicious, krum.seed, krum.aggregate.num_malicious) == (6, 7, 6) and trimmed.aggregate.fraction == 0.4
+    assert found["Krum", "none", 7].aggregate.num_malicious == 3
+    assert not any(misfits_of(point.config) for point in points if point.methods[0] == "Multi-Krum" and not point.seed)

@@ -3,13 +3,15 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from tests.conftest import fedlit, write_manifest
+from fedlit.client import Client
+from tests.conftest import fedlit, write_config, write_manifest
 
 
 def summary(run_dir) -> dict:
@@ -21,11 +23,18 @@ def rows(path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-@pytest.fixture
-def whole(config_file, tmp_path):
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, disc_data):
     """Four rounds without interruption."""
-    assert fedlit("run", config_file, f"run_dir={tmp_path / 'whole'}") == 0
-    return tmp_path / "whole"
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert fedlit("run", write_config(folder, disc_data)) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def whole(undisturbed, tmp_path):
+    """These four rounds, for the test to do with what it likes."""
+    return shutil.copytree(undisturbed, tmp_path / "whole")
 
 
 def test_a_run_leaves_what_it_promises(whole):
@@ -33,6 +42,7 @@ def test_a_run_leaves_what_it_promises(whole):
         "config.yaml",
         "metrics.csv",
         "cases.csv",
+        "patients.csv",
         "summary.json",
         "provenance.json",
         "report.html",
@@ -110,7 +120,7 @@ from fedlit.client import Client
 fit = Client.fit
 def killed(self, round, **openings):
     if (round, self.site.name) == (2, "b"):
-        {how}
+        os.kill(os.getpid(), signal.SIGKILL)
     return fit(self, round, **openings)
 Client.fit = killed
 from fedlit.__main__ import main
@@ -118,24 +128,44 @@ main(sys.argv[1:])
 """
 
 
+def is_killed_in_round_three(config_file) -> None:
+    """Runs it in a process of its own, which has no time to say a word."""
+    command = [sys.executable, "-c", KILLED, "run", str(config_file)]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_a_run_killed_in_round_three_goes_on_to_the_same_bits(whole, config_file, tmp_path):
+    is_killed_in_round_three(config_file)
+    assert_it_goes_on_to_the_same_bits(whole, config_file, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
-    ("how", "code"),
-    [
-        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
-        ("os.kill(os.getpid(), signal.SIGTERM)", 75),
-        ("os.kill(os.getpid(), signal.SIGUSR1)", 75),
-        ("raise KeyboardInterrupt", 130),
-        ("raise MemoryError('none left')", 1),
-    ],
+    ("met", "code"),
+    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (KeyboardInterrupt(), 130), (MemoryError("none left"), 1)],
 )
-def test_a_run_killed_in_round_three_goes_on_to_the_same_bits(whole, config_file, tmp_path, how, code):
-    command = [sys.executable, "-c", KILLED.format(how=how), "run", str(config_file)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == code, done.stderr
-    if code in (75, 130):
-        assert "run the same command to go on" in done.stderr and "Traceback" not in done.stderr
-    run_dir = tmp_path / "run"
+def test_a_run_stopped_in_round_three_goes_on_to_the_same_bits(
+    whole, config_file, tmp_path, monkeypatch, capsys, met, code
+):
+    fit = Client.fit
+
+    def stopped(self, round, **openings):
+        if (round, self.site.name) == (2, "b"):
+            if isinstance(met, BaseException):
+                raise met
+            os.kill(os.getpid(), met)
+        return fit(self, round, **openings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "fit", stopped)
+        assert fedlit("run", config_file) == code
+    if code != 1:
+        said = capsys.readouterr().err
+        assert "run the same command to go on" in said and "Traceback" not in said
+    assert_it_goes_on_to_the_same_bits(whole, config_file, tmp_path / "run")
+
+
+def assert_it_goes_on_to_the_same_bits(whole, config_file, run_dir):
     assert not (run_dir / "summary.json").exists()
     assert fedlit("run", config_file) == 0
     assert summary(run_dir)["weights_sha256"] == summary(whole)["weights_sha256"]
@@ -181,8 +211,7 @@ def test_data_that_changed_under_a_run_are_refused(config_file, tmp_path, capsys
 def test_an_extended_run_that_is_killed_goes_on(config_file, tmp_path):
     """What a finished run left does not make its longer, unfinished self look complete."""
     assert fedlit("run", config_file, "num_rounds=2") == 0
-    command = [sys.executable, "-c", KILLED.format(how="os.kill(os.getpid(), signal.SIGKILL)"), "run", str(config_file)]
-    assert subprocess.run(command, capture_output=True, timeout=120).returncode == -signal.SIGKILL
+    is_killed_in_round_three(config_file)
     assert not (tmp_path / "run" / "summary.json").exists()
     assert fedlit("run", config_file) == 0
     found = summary(tmp_path / "run")

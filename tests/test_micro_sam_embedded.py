@@ -22,9 +22,15 @@ def teacher() -> SAM:
 
 
 @pytest.fixture(scope="module")
-def scores(teacher) -> dict[str, float]:
-    """On 60 chests that no training sees, the mean Dice of a lung."""
-    return {name: found.mean().item() for name, found in bench_teacher.rows(teacher, Cases.drawn(60)).items()}
+def cases() -> Cases:
+    """60 chests that no training sees."""
+    return Cases.drawn(60)
+
+
+@pytest.fixture(scope="module")
+def scores(teacher, cases) -> dict[str, float]:
+    """The mean Dice of a lung."""
+    return {name: found.mean().item() for name, found in bench_teacher.rows(teacher, cases).items()}
 
 
 def test_it_is_small_and_is_the_file_of_its_origin():
@@ -49,8 +55,7 @@ def test_it_beats_what_the_prompt_alone_gives_away(scores):
     assert found > scores["control: a blank picture"] + 0.1
 
 
-def test_both_conventions_of_a_lung_are_among_its_masks(teacher):
-    cases = Cases.drawn(60)
+def test_both_conventions_of_a_lung_are_among_its_masks(teacher, cases):
     both = cases.conventions[:, :, None]  # [N, 2, 1, 2, H, W]
     masks, _ = bench_teacher.four_masks(teacher, cases.images, cases.boxes)
     whole, seen = dice(masks[:, :, 1:, None], both).amax(2).mean((0, 1))

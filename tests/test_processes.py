@@ -1,4 +1,4 @@
-"""The same job in one process, in two, and from an installed wheel: the same bits."""
+"""The same job in one process (this one), in two of their own, and from an installed wheel: the same bits."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 
 from fedlit.weights import load
 from fedlit.weights import sha256 as weights_sha256
+from tests.conftest import fedlit
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -22,6 +23,11 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 def started(*command, cwd=ROOT, **environment) -> subprocess.CompletedProcess:
     words = [str(word) for word in command]
     return subprocess.run(words, env=ENVIRONMENT | environment, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def run_by_two(*options) -> subprocess.CompletedProcess:
+    """Two processes that fedlit starts itself: without the third that `fabric run` is."""
+    return started(sys.executable, "-m", "fedlit", "run", *options, "devices=2")
 
 
 def sha256(run_dir: Path) -> str:
@@ -37,28 +43,32 @@ def fabric_run():
 
 @pytest.mark.parametrize("algorithm, flags", [("fedavg", ()), ("local", ("--strategy=ddp",))])
 def test_two_processes_equal_one(config_file, tmp_path, fabric_run, algorithm, flags):
-    """Clients side by side change no bit: of the global weights, of personal states, of any score."""
+    """Clients side by side change no bit: of the global weights, of personal states, of any score.
+
+    Nor is one changed where one process then goes on with what two have begun.
+    """
     options = (config_file, f"algorithm={algorithm}", "optimizer_state=keep", "num_rounds=3")
-    one = started(sys.executable, "launch/train.py", *options, f"run_dir={tmp_path / 'one'}")
-    assert one.returncode == 0, one.stderr
+    assert fedlit("run", *options, f"run_dir={tmp_path / 'one'}") == 0
     two = started(*fabric_run[:-1], *flags, fabric_run[-1], *options, f"run_dir={tmp_path / 'two'}")
     assert two.returncode == 0, two.stderr
     assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
     for table in ("metrics.csv", "cases.csv"):
         assert (tmp_path / "one" / table).read_text() == (tmp_path / "two" / table).read_text()
+    assert fedlit("run", *options[:-1], f"run_dir={tmp_path / 'whole'}") == 0
+    assert fedlit("run", *options[:-1], f"run_dir={tmp_path / 'two'}") == 0
+    assert sha256(tmp_path / "whole") == sha256(tmp_path / "two") != sha256(tmp_path / "one")
 
 
 @pytest.mark.long
-def test_a_start_and_what_members_share_are_the_same_in_two_processes(config_file, tmp_path, fabric_run):
+def test_a_start_and_what_members_share_are_the_same_in_two_processes(config_file, tmp_path):
     """The server's teaching, the members' personal models, and every predictor that is made of them."""
     boxes = "{_target_: fedlit.teachers.PriorBoxes, boxes: {disc: [[0.2, 0.2, 0.8, 0.8]]}}"
     teacher = f"start.teacher={{_target_: fedlit.teachers.Ellipses, prompts: {boxes}}}"
     options = (config_file, "server_site=c", "start=distillation", teacher, "start.num_rounds=2", "num_rounds=2",
                "algorithm=iopfl", "share_personal=true",
                "prediction=[best_member,nearest_member,ensemble,tent,routing,routing_online]")  # fmt: skip
-    one = started(sys.executable, "launch/train.py", *options, f"run_dir={tmp_path / 'one'}")
-    assert one.returncode == 0, one.stderr
-    two = started(*fabric_run, *options, f"run_dir={tmp_path / 'two'}")
+    assert fedlit("run", *options, f"run_dir={tmp_path / 'one'}") == 0
+    two = run_by_two(*options, f"run_dir={tmp_path / 'two'}")
     assert two.returncode == 0, two.stderr
     assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
     for table in ("metrics.csv", "cases.csv", "routing.csv"):
@@ -70,14 +80,13 @@ def test_a_start_and_what_members_share_are_the_same_in_two_processes(config_fil
 
 
 @pytest.mark.long
-def test_a_team_equals_one_process_but_for_rounding_also_with_adam(config_file, tmp_path, fabric_run):
+def test_a_team_equals_one_process_but_for_rounding_also_with_adam(config_file, tmp_path):
     """In fp64, for Adam turns the rounding of fp32 into differences of its own; with scores, resume and two teams."""
     from fedlit.checkpoint import read_state
 
     options = (config_file, "precision=64-true", "num_rounds=2", "optimizer_state=keep")
-    one = started(sys.executable, "launch/train.py", *options, f"run_dir={tmp_path / 'one'}")
-    assert one.returncode == 0, one.stderr
-    two = started(*fabric_run, *options, "processes_per_client=world", f"run_dir={tmp_path / 'two'}")
+    assert fedlit("run", *options, f"run_dir={tmp_path / 'one'}") == 0
+    two = run_by_two(*options, "processes_per_client=world", f"run_dir={tmp_path / 'two'}")
     assert two.returncode == 0 and "2 processes train each client together" in two.stdout, two.stderr
     states = [read_state(tmp_path / name / "checkpoint", "round-00002.json") for name in ("one", "two")]
     assert states[0].memories.keys() == states[1].memories.keys() == {"a", "b", "c"}
@@ -91,8 +100,7 @@ def test_two_nodes_equal_one_process(config_file, tmp_path, fabric_run):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    one = started(sys.executable, "launch/train.py", config_file, f"run_dir={tmp_path / 'one'}")
-    assert one.returncode == 0, one.stderr
+    assert fedlit("run", config_file, f"run_dir={tmp_path / 'one'}") == 0
     words = [word for word in map(str, fabric_run[:-1]) if not word.startswith("--devices")]
     words += ["--devices=1", "--num-nodes=2", "--main-address=127.0.0.1", f"--main-port={port}"]
     script = [str(fabric_run[-1]), str(config_file), f"run_dir={tmp_path / 'two'}"]
@@ -106,18 +114,6 @@ def test_two_nodes_equal_one_process(config_file, tmp_path, fabric_run):
 
 
 @pytest.mark.long
-def test_a_run_begun_by_two_processes_is_finished_by_one(config_file, tmp_path, fabric_run):
-    options = (config_file, "algorithm=local", "optimizer_state=keep")
-    whole = started(sys.executable, "launch/train.py", *options, f"run_dir={tmp_path / 'whole'}")
-    assert whole.returncode == 0, whole.stderr
-    begun = started(*fabric_run, *options, f"run_dir={tmp_path / 'run'}", "num_rounds=2")
-    assert begun.returncode == 0, begun.stderr
-    done = started(sys.executable, "-m", "fedlit", "run", *options, f"run_dir={tmp_path / 'run'}")
-    assert done.returncode == 0, done.stderr
-    assert sha256(tmp_path / "whole") == sha256(tmp_path / "run")
-
-
-@pytest.mark.long
 def test_a_failure_in_one_process_ends_all_with_its_name(config_file, tmp_path, fabric_run):
     options = (config_file, "loss={_target_: tests.broken.NanAt, mean_above: 0.18}", "batch_size=8")
     done = started(*fabric_run, *options, PYTHONPATH=str(ROOT), FEDLIT_TRUSTED_PACKAGES="tests")
@@ -126,7 +122,7 @@ def test_a_failure_in_one_process_ends_all_with_its_name(config_file, tmp_path, 
 
 
 def test_a_strategy_that_does_not_fit_is_refused(config_file, fabric_run):
-    words = [*fabric_run[:-1], "--strategy=fsdp", fabric_run[-1]]
+    words = [*fabric_run[:-2], "--devices=1", "--strategy=fsdp", fabric_run[-1]]
     done = started(*words, config_file)
     assert done.returncode != 0 and "fabric run --strategy=fsdp" in done.stderr and "leave the flag out" in done.stderr
 

@@ -249,8 +249,8 @@ def test_a_browser_shows_it_at_desktop_and_phone_width(tmp_path):
     for target, width in ((page, 1280), (wrapper, 500)):
         picture = tmp_path / f"{width}.png"
         chromium(f"--window-size={width},3000", f"--screenshot={picture}", target.as_uri())
-        pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)
-        assert len(np.unique(pixels, axis=0)) > 100, "it is not blank"
+        colours = Image.open(picture).convert("RGB").getcolors(maxcolors=256**3)
+        assert len(colours) > 100, "it is not blank"
 
 
 def test_a_start_is_named_and_its_absence_is_not(tmp_path):

@@ -66,20 +66,19 @@ def test_the_log_names_the_file_and_its_hash(experiment, tmp_path, checkpoint):
     assert f"SAM micro from sam.pth: 3.8 MB, sha256 {file_sha256(checkpoint)}" in (tmp_path / "run/log.txt").read_text()
 
 
-@pytest.mark.parametrize("then", ["run", "evaluate", "predict", "export"])
-def test_another_checkpoint_under_the_same_name_is_refused(experiment, tmp_path, checkpoint, disc_data, then, capsys):
+def test_another_checkpoint_under_the_same_name_is_refused(experiment, tmp_path, checkpoint, disc_data, capsys):
     run_dir = tmp_path / "run"
     assert fedlit("run", experiment, "num_rounds=1") == 0
     torch.save(build_sam(SIZES["micro"]).state_dict(), checkpoint)
     capsys.readouterr()
-    words = {
-        "run": [experiment],
-        "evaluate": [run_dir],
-        "predict": [run_dir, disc_data / "a_00.png", "--out", tmp_path / "out"],
-        "export": [run_dir, tmp_path / "out"],
-    }[then]
-    assert fedlit(then, *words) == 2
-    assert "the network's first weights are not those" in capsys.readouterr().err
+    for words in (
+        ["run", experiment],
+        ["evaluate", run_dir],
+        ["predict", run_dir, disc_data / "a_00.png", "--out", tmp_path / "out"],
+        ["export", run_dir, tmp_path / "out"],
+    ):
+        assert fedlit(*words) == 2, words
+        assert "the network's first weights are not those" in capsys.readouterr().err, words
 
 
 def test_what_is_exported_is_what_predicts(experiment, tmp_path, checkpoint, disc_data):

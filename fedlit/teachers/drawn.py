@@ -59,19 +59,23 @@ class MeanLungs(Teacher):
     """The mean of drawn lungs, each stretched to its box: the patient's right one left of the picture's middle."""
 
     def open(self, device: torch.device) -> Teaching:
-        return Drawing(mean_lung("right lung"), mean_lung("left lung"))
+        return Drawing(*mean_lungs())
 
 
 @cache
-def mean_lung(name: str, side: int = 64) -> Tensor:
-    """The mean [side, side], from 0 to 1, of the masks of a lung cut out of drawn chests."""
-    cut = []
-    for number in range(NUM_CHESTS):
-        objects = scene(SEED, number, "chest").objects
-        if name not in objects:
-            continue
-        mask = objects[name][number % len(objects[name])]
-        left, top, right, bottom = box_of(mask).astype(int)
-        part = torch.from_numpy(mask[top : bottom + 1, left : right + 1]).float()
-        cut.append(F.interpolate(part[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0])
-    return torch.stack(cut).mean(0)
+def mean_lungs(side: int = 64) -> tuple[Tensor, Tensor]:
+    """The means [side, side], from 0 to 1, of the masks of the right and of the left lung cut out of drawn chests."""
+    chests = [scene(SEED, number, "chest").objects for number in range(NUM_CHESTS)]
+
+    def mean(name: str) -> Tensor:
+        cut = []
+        for number, objects in enumerate(chests):
+            if name not in objects:
+                continue
+            mask = objects[name][number % len(objects[name])]
+            left, top, right, bottom = box_of(mask).astype(int)
+            part = torch.from_numpy(mask[top : bottom + 1, left : right + 1]).float()
+            cut.append(F.interpolate(part[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0])
+        return torch.stack(cut).mean(0)
+
+    return mean("right lung"), mean("left lung")
