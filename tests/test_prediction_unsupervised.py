@@ -55,29 +55,41 @@ def steady(images):
 
 def test_what_turns_with_the_picture_is_consistent():
     images = torch.rand(3, 1, 8, 8)
-    still = Unsupervised(entropy=0, consistency=1, shape=0, noise=0)
+    still = Unsupervised(agreement=0, consistency=1, noise=0)
     assert still(steady, images, 0, 1).item() == pytest.approx(0, abs=1e-12)
     upright = torch.linspace(-2, 2, 8).view(8, 1) + torch.linspace(-2, 2, 8) ** 3
     assert still(lambda x: x + upright, images, 0, 1) > 0.01
-    grainy = Unsupervised(entropy=0, consistency=1, shape=0, noise=0.1)
+    grainy = Unsupervised(agreement=0, consistency=1, noise=0.1)
     assert grainy(steady, images, 0, 1) == grainy(steady, images, 0, 1) != grainy(steady, images, 1, 1)
 
 
 @pytest.mark.parametrize("num_classes", [1, 2])
 def test_the_objective_is_the_sum_of_its_terms(num_classes):
     images = torch.rand(3, 2, 8, 8)
-    none = dict(entropy=0.0, consistency=0.0, shape=0.0)
-    parts = [Unsupervised(**{**none, name: 1.0})(steady, images, 5, num_classes) for name in none]
-    whole = Unsupervised(entropy=2.0, consistency=3.0, shape=4.0)(steady, images, 5, num_classes)
-    torch.testing.assert_close(whole, 2 * parts[0] + 3 * parts[1] + 4 * parts[2])
-    assert all(part > 1e-4 for part in parts)
-    torch.testing.assert_close(parts[0], entropy(steady(images), num_classes).mean())
+    weights = dict(entropy=2.0, consistency=3.0, shape=4.0, agreement=5.0)
+
+    def value(**chosen):
+        return Unsupervised(**{**dict.fromkeys(weights, 0.0), **chosen})(
+            steady, images, 5, num_classes, together=lambda pictures: 1 - steady(pictures)
+        )
+
+    parts = {name: value(**{name: 1.0}) for name in weights}
+    torch.testing.assert_close(value(**weights), sum(weights[name] * parts[name] for name in weights))
+    assert all(part > 1e-4 for part in parts.values())
+    torch.testing.assert_close(parts["entropy"], entropy(steady(images), num_classes).mean())
+
+
+def test_a_view_agrees_with_those_who_say_the_same_of_the_picture():
+    images = torch.rand(3, 1, 8, 8)
+    agreement = Unsupervised(noise=0)
+    assert agreement(steady, images, 0, 1, together=steady).item() == pytest.approx(0, abs=1e-12)
+    assert agreement(steady, images, 0, 1, together=lambda pictures: -steady(pictures)) > 0.1
 
 
 def test_a_batch_is_no_more_than_its_pictures_but_as_released():
     images = torch.rand(2, 2, 8, 8)
     for released, ratio in ((False, 1), (True, 2)):
-        unsure = Unsupervised(entropy=1, consistency=0, shape=0, as_released=released)
+        unsure = Unsupervised(agreement=0, entropy=1, as_released=released)
         one, two = (unsure(steady, batch, 0, 1).item() for batch in (images, images.repeat(2, 1, 1, 1)))
         assert two == pytest.approx(ratio * one)
 
@@ -85,8 +97,8 @@ def test_a_batch_is_no_more_than_its_pictures_but_as_released():
 def test_nothing_but_background_has_a_finite_gradient():
     logits = torch.full((2, 1, 32, 32), -200.0, requires_grad=True)
     for released in (False, True):
-        Unsupervised(1, 1, 1, as_released=released)(
-            lambda x: logits + 0 * x, torch.zeros(2, 1, 32, 32), 0, 1
+        Unsupervised(1, 1, 1, 1, as_released=released)(
+            lambda x: logits + 0 * x, torch.zeros(2, 1, 32, 32), 0, 1, together=lambda x: logits + 0 * x
         ).backward()
         assert logits.grad.isfinite().all()
 
@@ -96,7 +108,7 @@ def test_nothing_but_background_has_a_finite_gradient():
     [
         (dict(entropy=-1.0), "entropy=-1.0 is not allowed; use 0 or more"),
         (dict(noise=float("nan")), "noise=nan is not allowed"),
-        (dict(entropy=0.0, consistency=0.0, shape=0.0), "nothing to adapt by; give one a weight"),
+        (dict(agreement=0.0), "nothing to adapt by; weigh one"),
     ],
 )
 def test_wrong_weights_are_refused(arguments, message):

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from fedlit.data.pictures import Unlabelled
 from fedlit.errors import BadInput
+from fedlit.messages import Expert
 from fedlit.prediction.adaptation import Adaptation
 from fedlit.prediction.base import Learnt, Model, Predictor
 from fedlit.prediction.features import norm_layers, uncached
 from fedlit.prediction.gates import FORMS
 from fedlit.prediction.learner import pictures_of
-from fedlit.prediction.members import members
+from fedlit.prediction.members import members, predictions
 from fedlit.prediction.normalisation import use_batch_statistics
 from fedlit.prediction.routed_network import Routed, mean_square, route
 from fedlit.prediction.steadiest import take_steadiest
@@ -46,7 +47,7 @@ class Routing(Predictor):
     """
 
     gates: Literal["difference", "softmax", "sigmoid"] = "difference"
-    anchor: float = 1.0
+    anchor: float = 0.1
     tune_norms: bool = False
     statistics: Literal["steadiest", "batch", "global"] = "steadiest"
     objective: Unsupervised = field(default_factory=Unsupervised)
@@ -96,8 +97,10 @@ class Routing(Predictor):
                 "prediction=tent or prediction=global"
             )
 
+        together = predictions(learnt, [*experts, Expert("global", learnt.shared)])
+
         def objective(model: Model, batch: Tensor, seed: int) -> Tensor:
-            value = self.objective(model, batch, seed, learnt.num_classes)
+            value = self.objective(model, batch, seed, learnt.num_classes, together=together)
             return value + self.anchor * mean_square(layers) if self.anchor else value
 
         with uncached(network):  # no view of a picture comes twice

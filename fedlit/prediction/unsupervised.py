@@ -1,4 +1,4 @@
-"""What predictions of unlabelled pictures say about themselves: how unsure, unsteady and ragged they are."""
+"""What can be said of predictions without labels: how unsure, unsteady, ragged and far from others' they are."""
 
 from __future__ import annotations
 
@@ -103,50 +103,65 @@ def roughness_as_released(logits: Tensor, num_classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Unsupervised:
-    """entropy + consistency between two views + shape, each with its weight. Jiang et al., IOP-FL, TMI 2023.
+    """agreement + entropy + consistency + shape, each with its weight; all but the first of Jiang et al., TMI 2023.
 
-    The paper's weights are 10, 0.1 and, in the released code, next to nothing for shape. Those here were chosen on
+    IOP-FL's weights are 10, 0.1 and, in the released code, next to nothing for shape. Those here were chosen on
     phantoms, sites left out in turn: entropy alone made the predictions of some sites worse, and beside consistency
-    neither it nor shape brought anything.
+    neither it nor shape brought anything. A network that is only asked to agree with itself has nothing that tells it
+    who is right; asked to say of a view what the members together say of the picture, it has.
 
     Args:
-        entropy: weight of how unsure the prediction is, averaged over pixels.
-        consistency: of how far the prediction of a turned, mirrored, grainier view is from that of the picture, which
-            is the target: no gradient goes through it.
+        agreement: weight of how far the prediction of a turned, mirrored, grainier view is from what the members'
+            models and the global one say together of the picture.
+        entropy: of how unsure the prediction is, averaged over pixels.
+        consistency: of how far the prediction of the view is from that of the picture, which is the target: no gradient
+            goes through it.
         shape: of the root mean square of `roughness`: long, ragged and blurred outlines cost.
         noise: standard deviation of the grain; pixels are in [0, 1].
         as_released: the entropy and shape terms with the slips of the released code, and gradients through both views.
     """
 
+    agreement: float = 1.0
     entropy: float = 0.0
-    consistency: float = 1.0
+    consistency: float = 0.0
     shape: float = 0.0
     noise: float = 0.05
     as_released: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("entropy", "consistency", "shape", "noise"):
+        for name in ("agreement", "entropy", "consistency", "shape", "noise"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name}={value!r} is not allowed; use 0 or more")
-        if not (self.entropy or self.consistency or self.shape):
-            raise ValueError("entropy, consistency and shape are all 0: nothing to adapt by; give one a weight")
+        if not (self.agreement or self.entropy or self.consistency or self.shape):
+            raise ValueError("agreement, entropy, consistency and shape are all 0: nothing to adapt by; weigh one")
 
-    def __call__(self, model: Model, images: Tensor, seed: int, num_classes: int) -> Tensor:
-        """The objective on a batch [B, C, H, W]; the view is drawn from `seed`, one for the batch."""
-        is_only_target = not (self.entropy or self.shape or self.as_released)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_only_target):
-            logits = model(images)
+    def __call__(
+        self, model: Model, images: Tensor, seed: int, num_classes: int, *, together: Model | None = None
+    ) -> Tensor:
+        """The objective on a batch [B, C, H, W]; the view is drawn from `seed`, one for the batch.
+
+        Args:
+            together: what the members' models and the global one say together, for agreement.
+        """
         terms = []
+        if self.entropy or self.shape or self.consistency:
+            is_only_target = not (self.entropy or self.shape or self.as_released)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not is_only_target):
+                logits = model(images)
         if self.entropy:
             unsure = entropy_as_released if self.as_released else entropy
             terms.append(self.entropy * unsure(logits, num_classes).mean())
         if self.shape:
             terms.append(self.shape * self._roughness(logits, num_classes))
+        if self.agreement or self.consistency:
+            view = logits_of_a_view(model, images, seed, self.noise)
         if self.consistency:
             target = logits if self.as_released else logits.detach()
-            others = logits_of_a_view(model, images, seed, self.noise)
-            terms.append(self.consistency * inconsistency(others, target, num_classes))
+            terms.append(self.consistency * inconsistency(view, target, num_classes))
+        if self.agreement:
+            assert together is not None, "agreement with nobody: give what the members' models say together"
+            terms.append(self.agreement * inconsistency(view, together(images).detach(), num_classes))
         return torch.stack(terms).sum()
 
     def _roughness(self, logits: Tensor, num_classes: int) -> Tensor:
