@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from omegaconf import DictConfig
 from fedlit.algorithms import Algorithm
 from fedlit.beginning import Beginning
 from fedlit.checkpoint import Checkpoints, State
+from fedlit.closing import account
 from fedlit.data.source import Manifest
 from fedlit.display import Display
 from fedlit.examination import Examination
@@ -21,7 +21,7 @@ from fedlit.federation import Federation, Round
 from fedlit.files import write_json
 from fedlit.fleet import Fleet
 from fedlit.inspection import remarks
-from fedlit.messages import Server, Slots
+from fedlit.messages import Server
 from fedlit.patients import write_patients
 from fedlit.privacy import Ledger
 from fedlit.progress import Progress
@@ -29,9 +29,6 @@ from fedlit.provenance import check_origin, provenance
 from fedlit.record import MetricRow, Record
 from fedlit.report import write_report
 from fedlit.rundir import RunDirectory
-from fedlit.summary import summarise
-from fedlit.training_state import OF_TRAINING
-from fedlit.weights import sha256
 
 
 @dataclass(frozen=True)
@@ -221,59 +218,9 @@ class Experiment:
             if state.server.round != kept.server.round:
                 self.examination.test(state, record)
         shared = self.examination.test_finally(kept, record)
-        summary = self.summarise(kept, last, progress, record) | {"shared": shared}
+        summary = account(self, kept, last, progress, record) | {"shared": shared}
         self.examination.draw(kept, record)
         if self.fleet.is_first:
             write_json(self.run_dir / "summary.json", summary)
             write_report(self.run_dir.path)
         return summary
-
-    def summarise(self, kept: State, last: State, progress: Progress, record: Record) -> dict[str, Any]:
-        """What summary.json holds."""
-        personal = self.fleet.each(
-            lambda name: personal_sha256(last.memories.get(name, {})), sorted(self.fleet.clients)
-        )
-        hashes = "\n".join([sha256(last.server.weights), *(f"{name} {value}" for name, value in personal.items())])
-        round = kept.server.round
-        scores = {}
-        if self.fleet.is_first:
-            examined = self.examination
-            scores = summarise(
-                record.cases(), record.metrics(), round=round, model=self.main_model, elsewhere=examined.elsewhere
-            )
-        reason = f"{self.config.keep_by} validation Dice"
-        clock = last.server.scalars.get("clock")  # of an algorithm with a simulated one
-        scores |= {} if clock is None else {"simulated_seconds": clock}
-        scores |= {"exchanged": self.algorithm.exchanged} if self.algorithm.exchanged else {}
-        mixed = self.fleet.each(lambda name: own_share(kept.memories.get(name, {})), self.fleet.members)
-        shares = {name: share for name, share in mixed.items() if share is not None}
-        scores |= {"own_share": shares} if shares else {}
-        return scores | {
-            "name": self.config.name,
-            "algorithm": type(self.algorithm).__name__,
-            "kept_round": round,
-            "kept_by": reason if progress.kept_round else "last round, for want of validation cases",
-            "num_rounds": progress.num_rounds,
-            "start": None if self.beginning is None else self.beginning.report(),
-            "seconds_per_round": progress.seconds / progress.num_rounds,
-            "bytes_up": progress.bytes_up,
-            "bytes_down": progress.bytes_down,
-            "peak_bytes": self.fleet.peak_bytes(),
-            "weights_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-            "precision": self.config.precision,
-            "idle_fraction": self.fleet.idle_fractions(),
-            **self.fleet.channel.report(progress.num_rounds, *self.cohort_size),
-            **({"privacy": self.ledger.report(progress.num_rounds)} if self.ledger else {}),
-            "dropped": list(progress.dropped),
-            "warnings": list(dict.fromkeys((*progress.warnings, *self.display.warnings))),
-        }
-
-
-def own_share(memory: Slots) -> float | None:
-    """How much of a client's personal model is a model of its own, from 0 to 1, where it is a mixture."""
-    return memory["mixture"]["share"].item() if "mixture" in memory else None
-
-
-def personal_sha256(memory: Slots) -> str:
-    """One hash of what makes a client's model its own: its personal state and its kept entries."""
-    return sha256(*(memory[slot] for slot in sorted(memory) if slot not in OF_TRAINING))

@@ -8,7 +8,7 @@ from torch import nn
 
 from fedlit.algorithms import APFL, FedAvg, Local, PFedMe
 from fedlit.algorithms.pfedme import Follower
-from fedlit.experiment import own_share
+from fedlit.closing import own_share
 from fedlit.weights import lerp, sha256, subtract
 from tests.conftest import make_federation, make_site, run_rounds
 

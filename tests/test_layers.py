@@ -26,6 +26,7 @@ LAYERS = [
     {"federation"},
     {"starts", "progress", "sharing"},
     {"beginning", "examination"},
+    {"closing"},
     {"experiment"},
     {"machine", "misfits"},
     {"first_network", "site_roles", "assembly"},
