@@ -334,7 +334,7 @@ def test_entries_that_members_keep_are_their_mean_where_nobody_trained():
     [
         (dict(gates="argmax"), "gates='argmax' is not allowed; use one of difference, softmax, sigmoid"),
         (dict(anchor=-1.0), "anchor=-1.0 is not allowed"),
-        (dict(gates="sigmoid"), "anchor=0.1 .* gates=difference; use 0"),
+        (dict(gates="sigmoid"), "anchor=0.01 .* gates=difference; use 0"),
         (dict(statistics="own"), "statistics='own' is not allowed; use one of steadiest, batch, global"),
         (dict(adaptation=Adaptation("online")), "needs the whole set of pictures; online, use batch or global"),
     ],

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from fedlit.prediction import Unsupervised
 from fedlit.prediction.unsupervised import (
+    Tones,
     View,
     entropy,
     entropy_as_released,
@@ -79,11 +80,26 @@ def test_the_objective_is_the_sum_of_its_terms(num_classes):
     torch.testing.assert_close(parts["entropy"], entropy(steady(images), num_classes).mean())
 
 
-def test_a_view_agrees_with_those_who_say_the_same_of_the_picture():
+def test_in_another_tone_a_picture_stays_where_it_is():
+    images = torch.rand(3, 2, 8, 8)
+    tones = Tones(noise=0)
+    toned = tones.of(images, 1)
+    assert torch.equal(toned, tones.of(images, 1)) and not torch.equal(toned, tones.of(images, 2))
+    assert toned.min() >= 0 and toned.max() <= 1 and (toned - images).abs().max() < 0.5
+    order = images.flatten(1).argsort(1)
+    assert (toned.flatten(1).gather(1, order).diff(dim=1) >= 0).all()  # what was brighter is no darker
+    assert torch.equal(Tones(gamma=1, contrast=0, brightness=0, noise=0).of(images, 1), images)
+    assert (Tones(gamma=1, contrast=0, brightness=0, noise=0.2).of(images, 1) - images).std() > 0.15
+    with pytest.raises(ValueError, match=r"gamma=0\.5 is not allowed; use a number from 1, below inf"):
+        Tones(gamma=0.5)
+
+
+def test_agreement_is_with_what_the_members_say_of_the_picture_as_it_is():
     images = torch.rand(3, 1, 8, 8)
-    agreement = Unsupervised(noise=0)
+    agreement = Unsupervised(tones=Tones(gamma=1, contrast=0, brightness=0, noise=0))
     assert agreement(steady, images, 0, 1, together=steady).item() == pytest.approx(0, abs=1e-12)
     assert agreement(steady, images, 0, 1, together=lambda pictures: -steady(pictures)) > 0.1
+    assert Unsupervised()(steady, images, 0, 1, together=steady) > 1e-4
 
 
 def test_a_batch_is_no_more_than_its_pictures_but_as_released():

@@ -14,7 +14,7 @@ from fedlit.prediction.sar import SAR
 from fedlit.prediction.tent import TENT
 from fedlit.prediction.test_time_augmentation import TTA
 from fedlit.prediction.uniform_average import UniformAverage
-from fedlit.prediction.unsupervised import Unsupervised
+from fedlit.prediction.unsupervised import Tones, Unsupervised
 
 __all__ = [
     "SAR",
@@ -33,6 +33,7 @@ __all__ = [
     "Personal",
     "Predictor",
     "Routing",
+    "Tones",
     "UniformAverage",
     "Unsupervised",
 ]

@@ -47,7 +47,7 @@ class Routing(Predictor):
     """
 
     gates: Literal["difference", "softmax", "sigmoid"] = "difference"
-    anchor: float = 0.1
+    anchor: float = 0.01
     tune_norms: bool = False
     statistics: Literal["steadiest", "batch", "global"] = "steadiest"
     objective: Unsupervised = field(default_factory=Unsupervised)

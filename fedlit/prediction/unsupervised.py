@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -68,6 +68,41 @@ def logits_of_a_view(model: Model, images: Tensor, seed: int, noise: float) -> T
     return view.back(model(view.of(images + grain)))
 
 
+@dataclass(frozen=True)
+class Tones:
+    """A picture in [0, 1] as another device could have given it: x^gamma, then c (x - 1/2) + 1/2 + b, then a grain.
+
+    Every picture of a batch has tones of its own. Nothing moves: what is where stays the same, so that a network that
+    knows pictures by their places, such as of upright chests, is asked nothing that it never met.
+
+    Args:
+        gamma: from its inverse to itself, evenly by logarithm.
+        contrast: c is from 1 - contrast to 1 + contrast.
+        brightness: b is from -brightness to brightness.
+        noise: standard deviation of the grain.
+    """
+
+    gamma: float = 1.5
+    contrast: float = 0.2
+    brightness: float = 0.1
+    noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        limits = {"gamma": (1, math.inf), "contrast": (0, 1), "brightness": (0, 1), "noise": (0, math.inf)}
+        for name, (least, end) in limits.items():
+            value = getattr(self, name)
+            if not least <= value < end:
+                raise ValueError(f"{name}={value!r} is not allowed; use a number from {least}, below {end}")
+
+    def of(self, images: Tensor, seed: int) -> Tensor:
+        """images [B, C, H, W]"""
+        generator = torch.Generator().manual_seed(seed)
+        gamma, contrast, brightness = (2 * torch.rand(3, len(images), 1, 1, 1, generator=generator) - 1).to(images)
+        toned = images.clamp(0, 1) ** self.gamma**gamma
+        toned = (toned - 0.5) * (1 + self.contrast * contrast) + 0.5 + self.brightness * brightness
+        return toned.clamp(0, 1) + self.noise * torch.randn(images.shape, generator=generator).to(images)
+
+
 def activated(logits: Tensor, num_classes: int) -> Tensor:
     """Probabilities of all channels, in at least float32."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -108,16 +143,17 @@ class Unsupervised:
     IOP-FL's weights are 10, 0.1 and, in the released code, next to nothing for shape. Those here were chosen on
     phantoms, sites left out in turn: entropy alone made the predictions of some sites worse, and beside consistency
     neither it nor shape brought anything. A network that is only asked to agree with itself has nothing that tells it
-    who is right; asked to say of a view what the members together say of the picture, it has.
+    who is right; asked to say of the picture in another tone what the members together say of it as it is, it has.
 
     Args:
-        agreement: weight of how far the prediction of a turned, mirrored, grainier view is from what the members'
-            models and the global one say together of the picture.
+        agreement: weight of how far the prediction of the picture in another tone is from what the members' models and
+            the global one say together of the picture as it is.
         entropy: of how unsure the prediction is, averaged over pixels.
-        consistency: of how far the prediction of the view is from that of the picture, which is the target: no gradient
-            goes through it.
+        consistency: of how far the prediction of a turned, mirrored, grainier view is from that of the picture, which
+            is the target: no gradient goes through it.
         shape: of the root mean square of `roughness`: long, ragged and blurred outlines cost.
-        noise: standard deviation of the grain; pixels are in [0, 1].
+        noise: standard deviation of the grain of views; pixels are in [0, 1].
+        tones: of the pictures for agreement.
         as_released: the entropy and shape terms with the slips of the released code, and gradients through both views.
     """
 
@@ -126,6 +162,7 @@ class Unsupervised:
     consistency: float = 0.0
     shape: float = 0.0
     noise: float = 0.05
+    tones: Tones = field(default_factory=Tones)
     as_released: bool = False
 
     def __post_init__(self) -> None:
@@ -139,7 +176,7 @@ class Unsupervised:
     def __call__(
         self, model: Model, images: Tensor, seed: int, num_classes: int, *, together: Model | None = None
     ) -> Tensor:
-        """The objective on a batch [B, C, H, W]; the view is drawn from `seed`, one for the batch.
+        """The objective on a batch [B, C, H, W]; tones and the view, one for the batch, are drawn from `seed`.
 
         Args:
             together: what the members' models and the global one say together, for agreement.
@@ -154,14 +191,14 @@ class Unsupervised:
             terms.append(self.entropy * unsure(logits, num_classes).mean())
         if self.shape:
             terms.append(self.shape * self._roughness(logits, num_classes))
-        if self.agreement or self.consistency:
-            view = logits_of_a_view(model, images, seed, self.noise)
         if self.consistency:
             target = logits if self.as_released else logits.detach()
-            terms.append(self.consistency * inconsistency(view, target, num_classes))
+            others = logits_of_a_view(model, images, seed, self.noise)
+            terms.append(self.consistency * inconsistency(others, target, num_classes))
         if self.agreement:
             assert together is not None, "agreement with nobody: give what the members' models say together"
-            terms.append(self.agreement * inconsistency(view, together(images).detach(), num_classes))
+            toned = model(self.tones.of(images, seed))
+            terms.append(self.agreement * inconsistency(toned, together(images).detach(), num_classes))
         return torch.stack(terms).sum()
 
     def _roughness(self, logits: Tensor, num_classes: int) -> Tensor:
