@@ -205,7 +205,7 @@ def test_every_predictor_for_unseen_sites_is_compared(data):
 def test_what_a_study_sets_holds_in_every_run_and_is_in_no_name(tmp_path):
     plan = plan_of(Asked(read_study("unseen_phantom"), tmp_path, folds=("icu",), seeds=(0,)))
     (point,) = plan.points
-    assert point.config.share_personal and point.path == tmp_path / "quickstart,unseen_sites=icu,seed=0"
+    assert point.config.share_personal and point.path == tmp_path / "phantom_iopfl,unseen_sites=icu,seed=0"
     file = tmp_path / "mine.yaml"
     wrong = "set: [seed=1]\nmetrics: [dice]\nreference: a\nmethods: {a: {config: quickstart}}\n"
     file.write_text(wrong)
