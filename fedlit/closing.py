@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlit.checkpoint import State
 from fedlit.messages import Slots
+from fedlit.patients import read_patients
 from fedlit.progress import Progress
 from fedlit.record import Record
 from fedlit.summary import summarise
@@ -54,8 +55,14 @@ def account(experiment: Experiment, kept: State, last: State, progress: Progress
 
 def scores(experiment: Experiment, round: int, record: Record) -> dict[str, Any]:
     """What the run is judged by, at a round."""
-    elsewhere = experiment.examination.elsewhere
-    return summarise(record.cases(), record.metrics(), round=round, model=experiment.main_model, elsewhere=elsewhere)
+    return summarise(
+        record.cases(),
+        record.metrics(),
+        round=round,
+        model=experiment.main_model,
+        elsewhere=experiment.examination.elsewhere,
+        patients=read_patients(experiment.run_dir.path),
+    )
 
 
 def own_share(memory: Slots) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ def summarise(
     model: str,
     elsewhere: str | None = None,
     split: str = "test",
+    patients: Mapping[tuple[str, str], str] | None = None,
 ) -> dict[str, Any]:
     """The numbers of one round and model, the worst site first; Dice in 0..1, distances in the unit their metric names.
 
@@ -56,9 +57,12 @@ def summarise(
     Returns worst_site, worst_dice, gap (best - worst), mean_dice, std_dice (population, over sites), all over the
     member sites (over what there is where there are none); unseen_worst_site, unseen_worst_dice, unseen_mean_dice where
     sites are unseen; round, model, split, model_elsewhere where it was needed; and sites, the worst first:
-    {name: {role, metric: {mean, std (sample, over cases), ci_low, ci_high, num_cases, num_excluded}}}.
-    The interval is a 95 % percentile bootstrap over cases, None for one case; num_excluded counts values, so up to one
-    per class of a case.
+    {name: {role, metric: {mean, std (sample, over cases), ci_low, ci_high, num_cases, num_patients, num_excluded}}}.
+    The interval is a 95 % percentile bootstrap over patients with all their cases, None for one patient; num_excluded
+    counts values, so up to one per class of a case.
+
+    Args:
+        patients: whose the cases (site, case) are; one that is not there is of a patient of its own.
     """
     of_round = [row for row in metrics if (row.round, row.split) == (round, split)]
     shown = {row.site: elsewhere for row in of_round if row.model == elsewhere and row.role != "member"}
@@ -68,8 +72,9 @@ def summarise(
     excluded = Counter((row.site, row.metric) for row in here if row.value is None or math.isnan(row.value))
     sites: dict[str, dict] = {site: {"role": role} for site, role in roles.items()}
     for (_, site, _, _, metric), means in case_means(here).items():
-        values = [value for _, value in sorted(means.items()) if value is not None]  # row order must not matter
-        spread = _spread(values, seed=address("bootstrap", site, metric))
+        counted = {case: value for case, value in sorted(means.items()) if value is not None}  # in whatever row order
+        owners = [(patients or {}).get((site, case), ("", case)) for case in counted]
+        spread = _spread([*counted.values()], owners, seed=address("bootstrap", site, metric))
         sites[site][metric] = {**spread, "num_excluded": excluded[site, metric]}
     dice = {site: scores["dice"]["mean"] for site, scores in sites.items() if "dice" in scores}
     dice = {site: mean for site, mean in dice.items() if mean is not None}
@@ -99,23 +104,40 @@ def summarise(
     return summary | {"sites": {site: sites[site] for site in order}}
 
 
-def _spread(values: Sequence[float], *, seed: int) -> dict[str, float | int | None]:
-    low, high = bootstrap_interval(values, seed=seed) if len(values) > 1 else (None, None)
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    mean = _mean(values) if values else None
-    return {"mean": mean, "std": std, "ci_low": low, "ci_high": high, "num_cases": len(values)}
+def _spread(values: Sequence[float], owners: Sequence[Hashable], *, seed: int) -> dict[str, float | int | None]:
+    num_patients = len(set(owners))
+    low, high = bootstrap_interval(values, owners, seed=seed) if num_patients > 1 else (None, None)
+    return {
+        "mean": _mean(values) if values else None,
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "ci_low": low,
+        "ci_high": high,
+        "num_cases": len(values),
+        "num_patients": num_patients,
+    }
 
 
-def bootstrap_interval(values: Sequence[float], *, seed: int, num_resamples: int = 2000) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the mean. Efron, Annals of Statistics 1979."""
+def bootstrap_interval(
+    values: Sequence[float], owners: Sequence[Hashable] | None = None, *, seed: int, num_resamples: int = 2000
+) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of the mean. Efron, Annals of Statistics 1979.
+
+    Args:
+        owners: of each value; those of one owner are drawn together (Field and Welsh, JRSS B 2007). None: every value
+            is drawn by itself.
+    """
     if min(values) == max(values):
         mean = _mean(values)
         return mean, mean
-    array, generator, means = np.asarray(values, dtype=np.float64), np.random.default_rng(seed), []
-    block = max(1, 1_000_000 // len(array))  # at most 8 MB of indices at once
+    places = {owner: place for place, owner in enumerate(dict.fromkeys(owners or range(len(values))))}
+    of_owner = np.array([places[owner] for owner in owners or range(len(values))])
+    sums = np.bincount(of_owner, weights=np.asarray(values, dtype=np.float64))
+    counts = np.bincount(of_owner)
+    generator, means = np.random.default_rng(seed), []
+    block = max(1, 1_000_000 // len(sums))  # at most 8 MB of indices at once
     for start in range(0, num_resamples, block):
-        picks = generator.integers(len(array), size=(min(block, num_resamples - start), len(array)))
-        means.append(array[picks].mean(axis=1))
+        picks = generator.integers(len(sums), size=(min(block, num_resamples - start), len(sums)))
+        means.append(sums[picks].sum(axis=1) / counts[picks].sum(axis=1))
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return float(low), float(high)
 

@@ -64,7 +64,30 @@ def test_the_interval_agrees_with_scipy():
 def test_one_case_has_no_interval():
     rows = site_metrics([case("a", "1", 0.7)], {"a": "member"})
     spread = summarise([case("a", "1", 0.7)], rows, round=1, model="global")["sites"]["a"]["dice"]
-    assert spread == {"mean": 0.7, "std": None, "ci_low": None, "ci_high": None, "num_cases": 1, "num_excluded": 0}
+    assert spread == {
+        "mean": 0.7,
+        "std": None,
+        "ci_low": None,
+        "ci_high": None,
+        "num_cases": 1,
+        "num_patients": 1,
+        "num_excluded": 0,
+    }
+
+
+def test_the_pictures_of_one_patient_are_drawn_together():
+    values = [0.5, 0.5, 0.9, 0.9, 0.7, 0.7]
+    cases = [case("a", str(number), value) for number, value in enumerate(values)]
+    rows = site_metrics(cases, {"a": "member"})
+
+    def found(patients):
+        return summarise(cases, rows, round=1, model="global", patients=patients)["sites"]["a"]["dice"]
+
+    alone, by_two = found(None), found({("a", str(number)): f"p{number // 2}" for number in range(6)})
+    assert (alone["num_patients"], by_two["num_patients"]) == (6, 3) and alone["mean"] == by_two["mean"]
+    assert by_two["ci_high"] - by_two["ci_low"] > 1.2 * (alone["ci_high"] - alone["ci_low"])
+    assert bootstrap_interval(values, [0, 0, 1, 1, 2, 2], seed=3) == bootstrap_interval(values[::2], seed=3)
+    assert found(dict.fromkeys([("a", str(number)) for number in range(6)], "p"))["ci_low"] is None
 
 
 def test_the_summary_is_about_members_worst_first_and_ignores_the_order_of_rows():
