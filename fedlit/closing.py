@@ -67,7 +67,8 @@ def scores(experiment: Experiment, round: int, record: Record) -> dict[str, Any]
 
 def own_share(memory: Slots) -> float | None:
     """How much of a client's personal model is a model of its own, from 0 to 1, where it is a mixture."""
-    return memory["mixture"]["share"].item() if "mixture" in memory else None
+    share = memory.get("mixture", {}).get("share")  # of earlier versions some remember another
+    return None if share is None else share.item()
 
 
 def personal_sha256(memory: Slots) -> str:

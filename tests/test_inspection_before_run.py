@@ -45,3 +45,20 @@ def test_a_run_tells_them_before_its_first_round_and_keeps_them(config_file, dis
     assert "looking at every picture" not in capsys.readouterr().out
     warnings = json.loads((tmp_path / "run" / "summary.json").read_text())["warnings"]
     assert any("have an empty mask" in text for text in warnings)  # said before this process began
+
+
+def test_splits_are_those_of_the_run_and_nothing_in_the_way_of_the_look_is_in_the_way_of_a_run(data, tmp_path):  # noqa: F811
+    image, mask = scene(900)
+    data.add("a", "one", "train", "q1", image, mask)
+    data.add("a", "two", "train", "q2", image // 2, mask)
+    data.write()
+    dealt = Manifest(str(data.root), {"disc": 255}, cache_dir=str(tmp_path / "cache"), resplit_seed=1)
+    splits = {row.name: row.split for row in dealt.rows()}
+    (alike,) = (text for text in remarks(dealt, str) if "nearly the same" in text)
+    assert f"one.png (a, {splits['one.png']}, line" in alike
+    assert ("in two splits" in alike) == (splits["one.png"] != splits["two.png"])
+    (kept,) = (tmp_path / "cache" / "inspections").glob("*.json")
+    for path in (kept, kept.with_suffix(".lock")):
+        path.unlink()
+    kept.with_suffix(".lock").mkdir()  # as in a cache that cannot be written
+    assert alike in remarks(dealt, str) and not kept.exists()

@@ -346,7 +346,7 @@ def test_wrong_arguments_are_refused(arguments, message):
 
 def test_an_anchor_holds_the_gates_near_zero():
     def opened(anchor):
-        chosen = routing(anchor=anchor, objective=Unsupervised(agreement=0.0, entropy=1.0))
+        chosen = routing(anchor=anchor, objective=Unsupervised(entropy=1.0))
         model = chosen.prepare(at_site(), unlabelled())
         predicted(model, unlabelled())
         return model.gates.abs().mean()

@@ -56,11 +56,11 @@ def steady(images):
 
 def test_what_turns_with_the_picture_is_consistent():
     images = torch.rand(3, 1, 8, 8)
-    still = Unsupervised(agreement=0, consistency=1, noise=0)
+    still = Unsupervised(noise=0)
     assert still(steady, images, 0, 1).item() == pytest.approx(0, abs=1e-12)
     upright = torch.linspace(-2, 2, 8).view(8, 1) + torch.linspace(-2, 2, 8) ** 3
     assert still(lambda x: x + upright, images, 0, 1) > 0.01
-    grainy = Unsupervised(agreement=0, consistency=1, noise=0.1)
+    grainy = Unsupervised(noise=0.1)
     assert grainy(steady, images, 0, 1) == grainy(steady, images, 0, 1) != grainy(steady, images, 1, 1)
 
 
@@ -96,16 +96,16 @@ def test_in_another_tone_a_picture_stays_where_it_is():
 
 def test_agreement_is_with_what_the_members_say_of_the_picture_as_it_is():
     images = torch.rand(3, 1, 8, 8)
-    agreement = Unsupervised(tones=Tones(gamma=1, contrast=0, brightness=0, noise=0))
+    agreement = Unsupervised(agreement=1, consistency=0, tones=Tones(gamma=1, contrast=0, brightness=0, noise=0))
     assert agreement(steady, images, 0, 1, together=steady).item() == pytest.approx(0, abs=1e-12)
     assert agreement(steady, images, 0, 1, together=lambda pictures: -steady(pictures)) > 0.1
-    assert Unsupervised()(steady, images, 0, 1, together=steady) > 1e-4
+    assert Unsupervised(agreement=1, consistency=0)(steady, images, 0, 1, together=steady) > 1e-4
 
 
 def test_a_batch_is_no_more_than_its_pictures_but_as_released():
     images = torch.rand(2, 2, 8, 8)
     for released, ratio in ((False, 1), (True, 2)):
-        unsure = Unsupervised(agreement=0, entropy=1, as_released=released)
+        unsure = Unsupervised(entropy=1, consistency=0, as_released=released)
         one, two = (unsure(steady, batch, 0, 1).item() for batch in (images, images.repeat(2, 1, 1, 1)))
         assert two == pytest.approx(ratio * one)
 
@@ -124,7 +124,7 @@ def test_nothing_but_background_has_a_finite_gradient():
     [
         (dict(entropy=-1.0), "entropy=-1.0 is not allowed; use 0 or more"),
         (dict(noise=float("nan")), "noise=nan is not allowed"),
-        (dict(agreement=0.0), "nothing to adapt by; weigh one"),
+        (dict(consistency=0.0), "nothing to adapt by; weigh one"),
     ],
 )
 def test_wrong_weights_are_refused(arguments, message):

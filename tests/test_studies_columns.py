@@ -118,6 +118,11 @@ def test_columns_that_make_no_table_are_refused(tmp_path, old, new, message):
     assert message in str(raised.value)
 
 
+def test_without_a_finished_run_there_is_no_table(plan):
+    with pytest.raises(BadInput, match="is finished that scores a site: there is no table yet"):
+        write_tables(plan(), Console(quiet=True))
+
+
 def test_columns_are_chosen_by_name(plan, tmp_path, disc_data, capsys):
     with pytest.raises(BadInput, match="--columns: soft is no column of the study; they are easy, hard"):
         plan(folds=("soft",))

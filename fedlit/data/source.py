@@ -96,7 +96,7 @@ class Manifest:
         """All sites as hospitals that the training never knew: every picture is a test case. Raises as `load` does."""
         if problems := self.check():
             refuse(problems, "The data cannot be loaded")
-        rows = [replace(row, split="test") for row in self._rows()]
+        rows = [replace(row, split="test") for row in self.rows()]
         problems = listed_twice(rows, file=self.file) + slice_problems(rows, file=self.file)
         return self._loaded(rows, {row.site: "unseen" for row in rows}, problems)
 
@@ -116,7 +116,7 @@ class Manifest:
 
     def fingerprint(self) -> str:
         """The sha256 over what the manifest says and what its files hold; the order of rows does not matter."""
-        rows = self._rows()
+        rows = self.rows()
         digests = self._digests(rows)
         facts = sorted(
             (row.site, row.name, row.split, row.group, row.spacing or (), digests[row.image], digests[row.mask])
@@ -152,7 +152,7 @@ class Manifest:
         """The rows with the splits of their sites' roles, the roles, and what is wrong with the rows together."""
         if problems := self.check():
             refuse(problems, "The data cannot be loaded")
-        rows = self._rows()
+        rows = self.rows()
         roles = roles_of(
             {row.site for row in rows},
             unseen_sites=unseen_sites,
@@ -185,7 +185,8 @@ class Manifest:
             refuse(problems, f"The data in {self.root} have problems")
         return loaded
 
-    def _rows(self) -> list[Row]:
+    def rows(self) -> list[Row]:
+        """The rows of the manifest with the splits that they have in a run, whatever the roles of sites."""
         rows = read_manifest(self.root, self.file)
         if rows[0].split is None:
             rows = split_by_group(rows, fractions=self.fractions, seed=self.split_seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,7 @@ def inspect(
     root: str | Path,
     *,
     file: str = "sites.csv",
+    rows: Sequence[Row] | None = None,
     background: int = 0,
     intensity: str = "auto",
     num_workers: int | None = None,
@@ -69,6 +70,7 @@ def inspect(
     """Look at every case of `root/file` once.
 
     Args:
+        rows: of the file, with other splits than it names; None: as they are there.
         background: the mask value that is no class.
         intensity: what becomes 0 and 1 before intensities are compared, see `preparing.Preparation`.
         num_workers: processes; None lets the amount of data decide.
@@ -81,7 +83,7 @@ def inspect(
     if intensity not in INTENSITIES:
         raise BadInput(f"intensity={intensity!r}; allowed are {', '.join(INTENSITIES)}")
     root = Path(root).expanduser()
-    rows = read_manifest(root, file)
+    rows = read_manifest(root, file) if rows is None else [*rows]
     paths = [path for row in rows for path in (row.image, row.mask)]
     digests = file_hashes(paths, root=root.resolve(), cache=cache or default_cache())
     problems = listed_twice(rows, file=file) + patients_in_two_splits(rows, file=file)

@@ -50,7 +50,7 @@ class Routing(Predictor):
     anchor: float = 0.01
     tune_norms: bool = False
     statistics: Literal["steadiest", "batch", "global"] = "steadiest"
-    objective: Unsupervised = field(default_factory=Unsupervised)
+    objective: Unsupervised = field(default_factory=lambda: Unsupervised(agreement=1.0, consistency=0.0))
     adaptation: Adaptation = field(default_factory=lambda: Adaptation(lr=2e-3))
 
     is_final: ClassVar[bool] = True

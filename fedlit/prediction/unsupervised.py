@@ -140,9 +140,9 @@ def roughness_as_released(logits: Tensor, num_classes: int) -> Tensor:
 class Unsupervised:
     """agreement + entropy + consistency + shape, each with its weight; all but the first of Jiang et al., TMI 2023.
 
-    IOP-FL's weights are 10, 0.1 and, in the released code, next to nothing for shape. Those here were chosen on
-    phantoms, sites left out in turn: entropy alone made the predictions of some sites worse, and beside consistency
-    neither it nor shape brought anything. A network that is only asked to agree with itself has nothing that tells it
+    IOP-FL's weights are 10, 0.1 and, in the released code, next to nothing for shape. On phantoms, sites left out in
+    turn, entropy alone made the predictions of some sites worse, and beside consistency neither it nor shape brought
+    anything. A network that is only asked to agree with itself has nothing that tells it
     who is right; asked to say of the picture in another tone what the members together say of it as it is, it has.
 
     Args:
@@ -157,9 +157,9 @@ class Unsupervised:
         as_released: the entropy and shape terms with the slips of the released code, and gradients through both views.
     """
 
-    agreement: float = 1.0
+    agreement: float = 0.0
     entropy: float = 0.0
-    consistency: float = 0.0
+    consistency: float = 1.0
     shape: float = 0.0
     noise: float = 0.05
     tones: Tones = field(default_factory=Tones)

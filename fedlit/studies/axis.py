@@ -20,7 +20,9 @@ def scored_by_column(
         absent: (method, column) -> what stands there where there is no number: `not defined`, `failed`.
     """
     parts = {name: _of_column(rows, design, metric, name) for name in design.axis}
-    kinds: list[Column] = [(MEAN, ""), (WORST, "")] if len(design.sites) > 1 else [("site", design.sites[0])]
+    kinds: list[Column] = [("site", site) for site in design.sites]  # none while no run is finished
+    if len(kinds) > 1:
+        kinds = [(MEAN, ""), (WORST, "")]
     return [_gathered(rows, design, parts, kind, absent) for kind in kinds]
 
 

@@ -118,7 +118,7 @@ def write_tables(plan: Plan, console: Console) -> list[str]:
     study, out = plan.asked.study, plan.asked.out
     found = lacks(plan)
     tables = tables_of(plan, found)
-    if not tables[0].design.sites or not any(line.row.results for line in tables[0].lines):
+    if not tables or not tables[0].design.sites or not any(line.row.results for line in tables[0].lines):
         raise BadInput(f"no run of study {study.name} in {out} is finished that scores a site: there is no table yet")
     missing = [f"Not in the table: {text}." for text in missing_runs(found)]
     notes = [*missing, *dict.fromkeys(remark for table in tables for remark in table.remarks)]

@@ -184,12 +184,11 @@ FAILURE = "failure.txt"
 
 
 def note_failure(path: Path, ended: Ended) -> None:
-    """Keep why a run failed, for the table; what ended otherwise has no such note."""
-    if ended.code in (FAILED, DONE):
-        (path / FAILURE).unlink(missing_ok=True)
-    if ended.code == FAILED:
+    """Keep why a run failed or was killed, for the table; what ended otherwise has no such note."""
+    (path / FAILURE).unlink(missing_ok=True)
+    if ended.code == FAILED or (ended.code < 0 and not ended.asked):
         path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / FAILURE, ended.said)
+        write_atomically(path / FAILURE, ended.said or f"ended with code {ended.code}")
 
 
 def said_of_failure(path: Path) -> str:
