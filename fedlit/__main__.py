@@ -39,6 +39,14 @@ def importing() -> Iterator[None]:
         gc.enable()
 
 
+def commands():  # -> the module fedlit.command, imported late
+    """What the commands of one run do; torch comes with it."""
+    with importing():
+        from fedlit import command
+
+    return command
+
+
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="fedlit", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error (anywhere on the line).")
@@ -61,10 +69,7 @@ def run(config: str, overrides: Sequence[str]) -> None:
     fedlit run my.yaml seed=1 run_dir=runs/seed1 devices=2
     fedlit run my.yaml overwrite=true           start anew
     """
-    with importing():
-        from fedlit import command
-
-    command.run(checked(config, overrides).require(), sys.argv)
+    commands().run(checked(config, overrides).require(), sys.argv)
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -78,10 +83,7 @@ def warm_start(config: str, overrides: Sequence[str]) -> None:
     \b
     fedlit warm-start quickstart start=distillation
     """
-    with importing():
-        from fedlit import command
-
-    command.warm_start(checked(config, overrides).require(), sys.argv)
+    commands().warm_start(checked(config, overrides).require(), sys.argv)
 
 
 @cli.command()
@@ -133,10 +135,7 @@ def evaluate(run_dir: Path, overrides: Sequence[str]) -> None:
     fedlit evaluate runs/quickstart
     fedlit evaluate runs/quickstart prediction=personal
     """
-    with importing():
-        from fedlit import command
-
-    command.evaluate(checked(run_dir / "config.yaml", [*overrides, f"run_dir={run_dir}"]).require())
+    commands().evaluate(checked(run_dir / "config.yaml", [*overrides, f"run_dir={run_dir}"]).require())
 
 
 @cli.command()
@@ -151,10 +150,7 @@ def predict(run_dir: Path, images: Sequence[Path], site: str | None, out: Path, 
     0 is background. The only class is 255; of several, each is its place in data.labels, from 1, and a class inside
     another is painted over it. A volume gives one file for every slice.
     """
-    with importing():
-        from fedlit import command
-
-    command.predict(run_dir, images, site=site, out=out, model=model)
+    commands().predict(run_dir, images, site=site, out=out, model=model)
 
 
 @cli.command()
@@ -168,10 +164,7 @@ def export(run_dir: Path, out: Path, site: str | None, model: str | None, traine
 
     What was trained alone can be put beside the same checkpoint again: network.trained=OUT/model.safetensors
     """
-    with importing():
-        from fedlit import command
-
-    command.export(run_dir, out, site=site, model=model, trained_only=trained_only)
+    commands().export(run_dir, out, site=site, model=model, trained_only=trained_only)
 
 
 @cli.command()

@@ -163,15 +163,20 @@ def _read(path: Path, metric: str, model: str | None, split: str) -> Scored | st
     if not counted:
         there = sorted({f"{row.model} {row.metric}" for row in rows})
         return f"has no {metric} of the model {wanted} on {split}; it has {', '.join(there) or 'nothing'}"
-    stem = metric.removesuffix("_mm").removesuffix("_px")
-    same = {f"{stem}_mm", f"{stem}_px"} - {metric}
-    others: dict[str, list[str]] = {}
-    for row in rows:
-        if row.model == shown[row.site] and row.metric in same and row.num_cases:
-            others.setdefault(row.metric, []).append(row.site)
-    elsewhere = {name: tuple(sites) for name, sites in others.items()}
     left_out = tuple(config.unseen_sites or ())
-    return Scored(path, config.seed, compared(config), left_out, _scores(counted, metric), elsewhere)
+    others = _in_another_unit([row for row in rows if row.model == shown[row.site]], metric)
+    return Scored(path, config.seed, compared(config), left_out, _scores(counted, metric), others)
+
+
+def _in_another_unit(rows: Iterable[MetricRow], metric: str) -> dict[str, tuple[str, ...]]:
+    """The metric's name with the unit that was not asked for -> the sites with cases that are scored in it."""
+    stem = metric.removesuffix("_mm").removesuffix("_px")
+    names = {f"{stem}_mm", f"{stem}_px"} - {metric}
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.metric in names and row.num_cases:
+            found.setdefault(row.metric, []).append(row.site)
+    return {name: tuple(sites) for name, sites in found.items()}
 
 
 _NOT_COMPARED = tuple(f"{key}." for key in OF_NO_GROUP)

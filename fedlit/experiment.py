@@ -142,7 +142,7 @@ class Experiment:
         if state.server.round:
             check_origin(self.run_dir.path, fingerprints)
         elif self.config.inspect_data and isinstance(self.source, Manifest):
-            for text in remarks(self.source, self.display.say):
+            for text in remarks(self.source, fingerprints["manifest"], self.display.say):
                 self.display.warn(text)
         record.truncate(state.server.round)
         write_json(self.run_dir / "provenance.json", provenance(command, fingerprints))

@@ -11,6 +11,8 @@ from fedlit.config import Checked, refusal
 from fedlit.errors import BadInput
 from fedlit.sweep import Run, said_of_points
 
+ANY_MACHINE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1}
+
 
 def sketchable(result: Checked) -> Checked:
     """The checked config, without those unset keys that a sketch does without."""
@@ -52,6 +54,3 @@ def refuse_misfits(title: str, runs: Iterable[tuple[Run, DictConfig]]) -> None:
     points = [tuple(word for word in run.words if not word.startswith("run_dir=")) for run, _ in alike.values()]
     if lines := said_of_points(points, [misfits_of(config) for _, config in alike.values()]):
         raise refusal(title, lines)
-
-
-ANY_MACHINE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1}

@@ -129,8 +129,9 @@ def bootstrap_interval(
     if min(values) == max(values):
         mean = _mean(values)
         return mean, mean
-    places = {owner: place for place, owner in enumerate(dict.fromkeys(owners or range(len(values))))}
-    of_owner = np.array([places[owner] for owner in owners or range(len(values))])
+    owners = range(len(values)) if owners is None else owners
+    places = {owner: place for place, owner in enumerate(dict.fromkeys(owners))}
+    of_owner = np.array([places[owner] for owner in owners])
     sums = np.bincount(of_owner, weights=np.asarray(values, dtype=np.float64))
     counts = np.bincount(of_owner)
     generator, means = np.random.default_rng(seed), []

@@ -15,17 +15,24 @@ from tests.conftest import fedlit
 from tests.test_inspection import data, scene  # noqa: F401 (a fixture)
 
 
+def told_of(source, say):
+    return remarks(source, source.fingerprint(), say)
+
+
 def test_warnings_are_the_gravest_of_inspect_and_found_once_for_each_state_of_the_data(data, tmp_path):  # noqa: F811
     source = Manifest(str(data.root), {"disc": 255}, cache_dir=str(tmp_path / "cache"))
     said: list[str] = []
-    assert remarks(source, said.append) == [] and len(said) == 1  # nothing is wrong with them
-    assert remarks(source, said.append) == [] and len(said) == 1
+    assert told_of(source, said.append) == [] and len(said) == 1  # nothing is wrong with them
+    assert told_of(source, said.append) == [] and len(said) == 1
     for number in range(MOST_LINES + 2):  # two sites share each of these pictures, saved anew
         image, mask = scene(500 + number)
         data.add("a", f"one{number}", "train", f"q{number}", image, mask)
         data.add("b", f"two{number}", "test", f"q{number}", image // 2, mask)
     data.write()
-    told, all_found = remarks(source, said.append), inspect(data.root, cache=tmp_path / "cache").warnings
+    told, all_found = (
+        told_of(source, said.append),
+        inspect(data.root, cache=tmp_path / "cache").warnings,
+    )
     assert len(said) == 2 and len(told) == MOST_LINES + 1
     assert told[:-1] == [finding.text for finding in all_found if finding.kind != "outlier"][:MOST_LINES]
     assert told[-1].startswith("the data have ") and told[-1].endswith(f": fedlit inspect {data.root}")
@@ -54,11 +61,11 @@ def test_splits_are_those_of_the_run_and_nothing_in_the_way_of_the_look_is_in_th
     data.write()
     dealt = Manifest(str(data.root), {"disc": 255}, cache_dir=str(tmp_path / "cache"), resplit_seed=1)
     splits = {row.name: row.split for row in dealt.rows()}
-    (alike,) = (text for text in remarks(dealt, str) if "nearly the same" in text)
+    (alike,) = (text for text in told_of(dealt, str) if "nearly the same" in text)
     assert f"one.png (a, {splits['one.png']}, line" in alike
     assert ("in two splits" in alike) == (splits["one.png"] != splits["two.png"])
     (kept,) = (tmp_path / "cache" / "inspections").glob("*.json")
     for path in (kept, kept.with_suffix(".lock")):
         path.unlink()
     kept.with_suffix(".lock").mkdir()  # as in a cache that cannot be written
-    assert alike in remarks(dealt, str) and not kept.exists()
+    assert alike in told_of(dealt, str) and not kept.exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import ClassVar
@@ -35,7 +35,7 @@ class Attacked(FedAvg):
         if isinstance(self.malicious, int) and self.malicious < 0:
             raise ValueError(f"malicious={self.malicious} needs names, or how many, 0 or more")
 
-    def drawn(self, names: Sequence[str]) -> frozenset[str]:
+    def drawn(self, names: Collection[str]) -> frozenset[str]:
         """Who of these members is malicious."""
         if not isinstance(self.malicious, int):
             return frozenset(self.malicious)
@@ -50,7 +50,7 @@ class Attacked(FedAvg):
         names = {site.name for site in sites}
         if isinstance(self.malicious, int) and self.malicious > len(names):
             raise BadInput(f"algorithm.malicious={self.malicious}: there are {len(names)} members")
-        malicious = self.drawn(sorted(names))
+        malicious = self.drawn(names)
         if unknown := sorted(malicious - names):
             raise BadInput(f"algorithm.malicious: {unknown[0]} is no member; they are {', '.join(sorted(names))}")
         if not malicious:

@@ -27,17 +27,18 @@ ELSEWHERE = ("outlier", "inverted")
 log = logging.getLogger(__name__)
 
 
-def remarks(source: Manifest, say: Callable[[str], object]) -> list[str]:
+def remarks(source: Manifest, fingerprint: str, say: Callable[[str], object]) -> list[str]:
     """The gravest warnings about the data, at most `MOST_LINES`, then how many more there are and where.
 
     They are kept in the data's cache until the manifest or a file behind it changes. A look that cannot be taken is no
     reason not to run: it is the one warning then.
 
     Args:
+        fingerprint: of the source, for which all its files are looked up.
         say: is told that the pictures are read for it, where they are.
     """
     manifest = hashlib.sha256((Path(source.root).expanduser() / source.file).read_bytes()).hexdigest()
-    facts = json.dumps([FORMAT, manifest, source.fingerprint(), source.background, source.intensity])
+    facts = json.dumps([FORMAT, manifest, fingerprint, source.background, source.intensity])
     path = source.cache / "inspections" / f"{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
     found = read_json(path)
     if found is None:

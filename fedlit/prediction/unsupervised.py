@@ -142,8 +142,8 @@ class Unsupervised:
 
     IOP-FL's weights are 10, 0.1 and, in the released code, next to nothing for shape. On phantoms, sites left out in
     turn, entropy alone made the predictions of some sites worse, and beside consistency neither it nor shape brought
-    anything. A network that is only asked to agree with itself has nothing that tells it
-    who is right; asked to say of the picture in another tone what the members together say of it as it is, it has.
+    anything. A network that is only asked to agree with itself has nothing that tells it who is right; asked to say of
+    the picture in another tone what the members together say of it as it is, it has.
 
     Args:
         agreement: weight of how far the prediction of the picture in another tone is from what the members' models and
