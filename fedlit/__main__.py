@@ -1,6 +1,7 @@
 """The command line: one run from check to export, published weights, a teacher.
 
-`data_commands` holds the commands about data, `study_commands` those about many runs.
+`data_commands` holds the commands about data, `job_commands` those about a cluster, `study_commands` those about many
+runs.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import click
 
 from fedlit import __version__
 from fedlit.data_commands import inspect, partition_command, prepare
+from fedlit.job_commands import overrides, submit
 from fedlit.outcome import EXIT_CODES, guarded, say
-from fedlit.study_commands import collect, compare, reproduce, submit
+from fedlit.study_commands import collect, compare, reproduce
 
-overrides = click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 run_argument = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 
 

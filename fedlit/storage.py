@@ -16,9 +16,9 @@ from fedlit.errors import BadInput
 log = logging.getLogger(__name__)
 
 
-def default_cache() -> Path:
-    """$FEDLIT_CACHE, else fedlit in $XDG_CACHE_HOME, else ~/.cache/fedlit."""
-    if place := os.environ.get("FEDLIT_CACHE"):
+def cache_folder(given: str | None = None) -> Path:
+    """The one given, else $FEDLIT_CACHE, else fedlit in $XDG_CACHE_HOME, else ~/.cache/fedlit."""
+    if place := given or os.environ.get("FEDLIT_CACHE"):
         return Path(place).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "fedlit"
 

@@ -20,7 +20,7 @@ from fedlit.data.cache import Files, file_hashes, packed
 from fedlit.data.pack import JoinedPack, Pack, open_pack
 from fedlit.data.preparing import Preparation
 from fedlit.errors import BadInput
-from fedlit.storage import default_cache
+from fedlit.storage import cache_folder
 
 BINARY = Preparation((0, 255))
 
@@ -174,13 +174,13 @@ def test_only_the_owner_enters_the_cache(pictures, tmp_path):
 
 def test_the_default_place(monkeypatch, tmp_path):
     monkeypatch.setenv("FEDLIT_CACHE", str(tmp_path / "own"))
-    assert default_cache() == tmp_path / "own"
+    assert cache_folder() == tmp_path / "own"
     monkeypatch.delenv("FEDLIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "fedlit"
+    assert cache_folder() == tmp_path / "fedlit"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache() == tmp_path / ".cache" / "fedlit"
+    assert cache_folder() == tmp_path / ".cache" / "fedlit"
 
 
 def test_a_full_disk_is_one_clear_error(pictures, tmp_path, monkeypatch):

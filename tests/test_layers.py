@@ -38,7 +38,8 @@ LAYERS = [
     {"plan"},
     {"plan_table", "structure"},
     {"command", "outcome"},
-    {"data_commands", "study_commands"},
+    {"data_commands", "job_commands"},
+    {"study_commands"},
     {"__main__"},
 ]
 DISTRIBUTED = ("torch.distributed", "global_rank", "local_rank", "world_size", "all_reduce", "all_gather")

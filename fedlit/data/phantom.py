@@ -24,7 +24,7 @@ from fedlit.data.site import Site
 from fedlit.data.source import Manifest
 from fedlit.files import replacing, write_atomically
 from fedlit.seeding import address
-from fedlit.storage import default_cache, locked, writing_to
+from fedlit.storage import cache_folder, locked, writing_to
 
 DRAWING = 2  # part of the cache's key: raise it when any pixel changes
 MOST_MEMBERS = len(MEMBERS) + len(FURTHER)
@@ -115,7 +115,7 @@ class Phantom:
             refuse(problems, "The phantoms cannot be drawn")
         folder = self._folder()
         if not folder.is_dir():
-            with writing_to(self._cache()), locked(folder):
+            with writing_to(cache_folder(self.cache_dir)), locked(folder):
                 if not folder.is_dir():  # else another process has drawn them meanwhile
                     self._draw_into(folder)
         return self._manifest()
@@ -169,12 +169,9 @@ class Phantom:
             "hospitals": [asdict(hospital) for hospital in self._hospitals()],
         }
 
-    def _cache(self) -> Path:
-        return Path(self.cache_dir).expanduser() if self.cache_dir else default_cache()
-
     def _folder(self) -> Path:
         key = hashlib.sha256(json.dumps(self._facts()).encode()).hexdigest()[:16]
-        return self._cache() / "phantoms" / key
+        return cache_folder(self.cache_dir) / "phantoms" / key
 
     def _manifest(self) -> Manifest:
         return Manifest(

@@ -37,7 +37,7 @@ from fedlit.data.preparing import INTENSITIES, Preparation
 from fedlit.data.site import Site
 from fedlit.data.slices import case_of, cases_of, slice_problems
 from fedlit.errors import BadInput
-from fedlit.storage import default_cache
+from fedlit.storage import cache_folder
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Manifest:
     `manifest.resplit`; None leaves them where the manifest has them. `deal_seed` deals the members' training
     patients at random among them, see `manifest.dealt`; None leaves them at their hospitals. `allow_duplicates` lets
     one picture stand at two sites or in two splits. `seed_names` gives sites the seeds of another name. `cache_dir`:
-    see `storage.default_cache`.
+    see `storage.cache_folder`.
     """
 
     root: str
@@ -195,7 +195,7 @@ class Manifest:
     @property
     def cache(self) -> Path:
         """The folder of what is decoded once."""
-        return Path(self.cache_dir).expanduser() if self.cache_dir else default_cache()
+        return cache_folder(self.cache_dir)
 
     def _digests(self, rows: Sequence[Row]) -> dict[Path, str]:
         paths = [path for row in rows for path in (row.image, row.mask)]

@@ -21,7 +21,7 @@ from fedlit.inspection.findings import Finding, warnings
 from fedlit.inspection.gathering import each
 from fedlit.inspection.measuring import NUM_BINS, Look, look
 from fedlit.inspection.summarising import Map, SiteSummary, feature_map, summaries
-from fedlit.storage import default_cache
+from fedlit.storage import cache_folder
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def inspect(
         background: the mask value that is no class.
         intensity: what becomes 0 and 1 before intensities are compared, see `preparing.Preparation`.
         num_workers: processes; None lets the amount of data decide.
-        cache: where hashes of files are kept; None: see `storage.default_cache`.
+        cache: where hashes of files are kept; None: see `storage.cache_folder`.
         advance: told the number of files looked at, and of all.
 
     Raises:
@@ -85,7 +85,7 @@ def inspect(
     root = Path(root).expanduser()
     rows = read_manifest(root, file) if rows is None else [*rows]
     paths = [path for row in rows for path in (row.image, row.mask)]
-    digests = file_hashes(paths, root=root.resolve(), cache=cache or default_cache())
+    digests = file_hashes(paths, root=root.resolve(), cache=cache or cache_folder())
     problems = listed_twice(rows, file=file) + patients_in_two_splits(rows, file=file)
     problems += duplicates(rows, digests, file=file) + slice_problems(rows, file=file)
     looks, histograms, unreadable = _look_at(

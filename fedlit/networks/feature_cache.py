@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedlit.errors import BadInput
-from fedlit.storage import default_cache, writing_to
+from fedlit.storage import cache_folder, writing_to
 from fedlit.weights import load, save, sha256
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -43,7 +43,7 @@ class FeatureCache:
         if dtype not in DTYPES:
             raise ValueError(f"cache={dtype!r} is not allowed; use one of {', '.join(DTYPES)}, or null")
         self.dtype, self.most_bytes = DTYPES[dtype], most_bytes
-        self._state, self._root = state, root or default_cache()
+        self._state, self._root = state, root or cache_folder()
         self._seen: list[tuple[int, int]] = []  # where the state lay, and how often it had been changed
         self._weights = ""
         self._folder: Path | None = None

@@ -16,12 +16,12 @@ from fedlit.errors import BadInput
 from fedlit.inspection.gathering import each
 from fedlit.partition.base import Patient, Rule
 from fedlit.partition.field import Field
-from fedlit.storage import default_cache
+from fedlit.storage import cache_folder
 
 
 def shared_pictures(rows: Sequence[Row], root: Path, file: str) -> list[str]:
     """Pictures, by content, of two patients: dealt to two sites, a run would refuse them."""
-    digests = file_hashes([row.image for row in rows], root=root.resolve(), cache=default_cache())
+    digests = file_hashes([row.image for row in rows], root=root.resolve(), cache=cache_folder())
     found: dict[str, dict[tuple[str, str], Row]] = defaultdict(dict)
     for row in rows:
         found[digests[row.image]].setdefault((row.site, row.group), row)
