@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -158,7 +159,16 @@ def folder(point: Sequence[str]) -> str:
     """`seed=0,unseen_sites=north`: readable, and safe as a folder's name in any shell."""
     pairs = (word.partition("=") for word in point)
     safe = ((key, re.sub(r"[^\w.+-]+", "-", value).strip("-")[:100]) for key, _, value in pairs)
-    return ",".join(f"{key}={value or 'none'}" for key, value in safe)
+    return name_of(f"{key}={value or 'none'}" for key, value in safe)
+
+
+def name_of(parts: Iterable[str], most: int = 240) -> str:
+    """The parts as a folder's name; one of more bytes (disks take 255) ends with a hash of the whole."""
+    name = ",".join(parts)
+    encoded = name.encode()
+    if len(encoded) <= most:
+        return name
+    return f"{encoded[: most - 13].decode(errors='ignore')},{hashlib.sha256(encoded).hexdigest()[:12]}"
 
 
 def checked(title: str, points: Sequence[tuple[str, ...]]) -> list[Checked]:

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 import statistics
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -16,7 +17,7 @@ from fedlit.studies.numbers import Design, Row
 from fedlit.studies.page import lead
 from fedlit.studies.results import read_result
 from fedlit.studies.table import Cost, scored
-from fedlit.studies.writing import as_csv, as_latex, as_markdown, as_text, show
+from fedlit.studies.writing import as_csv, as_latex, as_markdown, as_text, reading, show
 from fedlit.summary import site_metrics
 from fedlit.text_table import Cell, TextTable
 from tests.finished_runs import finished_run
@@ -145,6 +146,30 @@ def test_a_case_is_its_mean_over_seeds_and_p_is_corrected_by_column(row):
     wanted = holm({"better": paired_p(differences), "same": 1.0})
     assert better.values[SITE_A].p == pytest.approx(wanted["better"]) == pytest.approx(2 / 2**6 * 2)
     assert same.values[SITE_A].p == 1.0 and base.values[SITE_A].untested == "reference"
+
+
+def test_what_lies_within_the_seeds_deviations_is_level_and_no_win(row):
+    """All cases are better by 0.01 to 0.06, so p is small; seeds alone make 0.07."""
+    later = [value + 0.1 for value in BASE]
+    rows = [row("base", {"a": BASE}, {"a": later}), row("better", {"a": BETTER}, {"a": [x + 0.1 for x in BETTER]})]
+    rows.append(row("far", {"a": [x + 0.2 for x in BASE]}, {"a": [x + 0.2 for x in later]}))
+    near = scored(rows[:2], design("a", num_seeds=2), "dice")
+    base, better = (line.values[SITE_A] for line in near.lines)
+    assert better.p is not None and better.p < 0.05 and not better.differs
+    assert (base.is_best, better.is_best) == (False, True) and base.is_level and better.is_level
+    assert lead(near).endswith("better with 0.710, level with base within their deviations over seeds.")
+    apart = scored([rows[0], rows[2]], design("a", num_seeds=2), "dice")
+    assert [line.values[SITE_A].is_level for line in apart.lines] == [False, True]
+    assert [line.values[SITE_A].differs for line in apart.lines] == [False, True]
+    assert [row[1].is_best for row in as_text(apart, with_costs=False).rows] == [False, True]
+    said = " ".join(as_markdown("T", [near], []).split())
+    assert "and what lies within their deviations over seeds" in said and "by more than these and with p < 0.05" in said
+
+
+def test_seconds_are_a_cost_of_their_own(row):
+    table = replace(scored([row("base", {"a": BASE})], design("a"), "dice"), costs=("MB", "seconds"))
+    assert "| base | **0.625** | 5.0 | 3600 |" in as_markdown("T", [table], []).splitlines()
+    assert "Seconds: of training." in reading(table)
 
 
 def test_significance_is_marked_and_too_few_cases_are_not_tested(row):

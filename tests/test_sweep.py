@@ -6,7 +6,7 @@ import pytest
 
 from fedlit.config import load
 from fedlit.errors import BadInput
-from fedlit.sweep import grid, split_top
+from fedlit.sweep import folder, grid, split_top
 from tests.conftest import fedlit, write_manifest
 
 
@@ -90,3 +90,12 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_submitted(conf
     said = capsys.readouterr()
     assert "1 problem" in said.err and said.err.count("needs 9 updates a round") == 1
     assert f"with algorithm.aggregate={rules}: " in said.err and "#SBATCH" not in said.out
+
+
+def test_a_long_folder_name_ends_with_a_hash_of_the_whole():
+    """No disk takes more than 255 bytes; what differs only behind the cut has another folder."""
+    assert folder(("seed=0", "unseen_sites=[north]")) == "seed=0,unseen_sites=north"
+    words = [f"key_{number}=ähnlich" for number in range(40)]
+    one, other = folder((*words, "seed=0")), folder((*words, "seed=1"))
+    assert one != other and one.startswith("key_0=ähnlich,") and {len(one.encode()), len(other.encode())} <= {239, 240}
+    assert folder((*words, "seed=0")) == one

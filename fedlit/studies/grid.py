@@ -24,7 +24,7 @@ from fedlit.studies.asking import (
 )
 from fedlit.studies.origin import refuse_runs_on_other_data
 from fedlit.studies.study import Method
-from fedlit.sweep import Run, as_item, as_word, checked, folder
+from fedlit.sweep import Run, as_item, as_word, checked, folder, name_of
 
 __all__ = ["Asked", "Plan", "Point", "Standing", "plan_of", "standing", "waiting", "words_for"]
 
@@ -151,7 +151,7 @@ def plan_of(asked: Asked) -> Plan:
         for methods, name, words, result in zip(here.values(), names_of(title, here), wanted, configs, strict=True):
             for seed in asked.seeds:  # another one makes no other problem
                 parts = [name, *folder_words(fold, study), f"seed={seed}"]
-                run_dir = (asked.out / ",".join(parts)).as_posix()
+                run_dir = (asked.out / name_of(parts)).as_posix()
                 run = Run((*words, f"seed={seed}", as_word("run_dir", run_dir)), run_dir)
                 config = result.require().copy()
                 config.update({"seed": seed, "run_dir": run_dir})
@@ -190,7 +190,7 @@ def names_of(title: str, runs: Runs) -> list[str]:
     names = []
     for words, methods in runs.items():
         own = [word for word in methods[0].set if not word.endswith("=???")]  # the columns say what it is
-        names.append(",".join([Path(words[0]).stem, *filter(None, [folder(own)])]))
+        names.append(name_of([Path(words[0]).stem, *filter(None, [folder(own)])], most=140))
     if alike := sorted({name for name in names if names.count(name) > 1}):
         raise BadInput(f"{title}: two methods would share the folder {alike[0]}; write a word of one in another way")
     return names

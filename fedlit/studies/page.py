@@ -78,7 +78,7 @@ def shown(value: Value, metric: str) -> dict[str, Any]:
         "number": number(value, metric),
         "below": " ".join(filter(None, (deviation(value, metric), fewer(value)))),
         "mark": MARK * value.differs,
-        "is_best": value.is_best,
+        "is_best": value.is_level,
         "title": p,
     }
 
@@ -122,7 +122,9 @@ def _best(table: Scored, column: Column) -> str | None:
     if not best:
         return None
     value = best[0].values[column].spread.mean
-    return f"{', '.join(line.row.name for line in best)} with {format_number(value, table.metric)}"
+    level = [line.row.name for line in table.lines if line.values[column].is_level and line not in best]
+    said = f"{', '.join(line.row.name for line in best)} with {format_number(value, table.metric)}"
+    return f"{said}, level with {', '.join(level)} within their deviations over seeds" if level else said
 
 
 def facts(plan: Plan) -> list[tuple[str, str]]:

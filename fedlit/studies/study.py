@@ -12,7 +12,7 @@ from fedlit.errors import BadInput
 from fedlit.schema import our_name, suggestion
 from fedlit.sources import read_mapping, words
 
-COSTS = ("MB", "MB up", "times less", "hours", "peak GB")
+COSTS = ("MB", "MB up", "times less", "seconds", "hours", "peak GB")
 """What runs cost, as columns beside the scores."""
 
 OF_THE_STUDY = ("seed", "unseen_sites", "data.root", "run_dir", "name", "resume", "overwrite")

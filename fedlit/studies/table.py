@@ -19,8 +19,10 @@ class Value:
     Args:
         num_seeds: that the spread is over.
         is_whole: these are all that were asked for.
+        is_level: it is the best of its column, or no further from that than the larger of their two deviations.
         p: of the paired test against the reference, corrected by Holm for the rows of the column.
         untested: why there is no p; empty where there is one.
+        is_beyond: it is further from the reference than the larger of their two deviations over seeds.
         absent: why there is no number, where that is known.
     """
 
@@ -28,14 +30,16 @@ class Value:
     num_seeds: int
     is_whole: bool
     is_best: bool = False
+    is_level: bool = False
     p: float | None = None
     untested: str = ""
+    is_beyond: bool = False
     absent: str = ""
 
     @property
     def differs(self) -> bool:
-        """From the reference, at the level of 5 %."""
-        return self.p is not None and self.p < 0.05
+        """From the reference, at the level of 5 %, and by more than what seeds alone make."""
+        return self.p is not None and self.p < 0.05 and self.is_beyond
 
 
 @dataclass(frozen=True)
@@ -131,18 +135,38 @@ def units_of(rows: Sequence[Row], design: Design, metric: str) -> dict[str, list
 def _column(numbers: Sequence[Numbers], reference: Numbers, column: Column, patients: Patients | None) -> list[Value]:
     every = [(each, each.over_seeds(column)) for each in numbers]
     values = [Value(Spread.of(found), len(found), len(found) == len(each.seeds_asked)) for each, found in every]
-    whole = [value.spread.mean for value in values if value.is_whole and value.spread.mean is not None]
     is_lowest_best = column[0] == GAP or is_lower_better(reference.metric)
-    best = (min if is_lowest_best else max)(whole, default=None)
+    values = _marked(values, values[numbers.index(reference)].spread, is_lowest_best=is_lowest_best)
     tests = {each.row.name: _test(each, reference, column, patients) for each in numbers if each is not reference}
     corrected = holm({name: found for name, found in tests.items() if isinstance(found, float)})
     done = []
     for each, value in zip(numbers, values, strict=True):
-        is_best = best is not None and value.is_whole and value.spread.mean == best
         found = "reference" if each is reference else tests[each.row.name]
         why = found if isinstance(found, str) else ""
-        done.append(replace(value, is_best=is_best, p=None if why else corrected[each.row.name], untested=why))
+        done.append(replace(value, p=None if why else corrected[each.row.name], untested=why))
     return done
+
+
+def _marked(values: Sequence[Value], reference: Spread, *, is_lowest_best: bool) -> list[Value]:
+    """The cells of a column: which is the best, which are level with it, and which beyond the reference."""
+    spreads = {value.spread.mean: value.spread for value in values if value.is_whole and value.spread.mean is not None}
+    best = spreads[(min if is_lowest_best else max)(spreads)] if spreads else Spread.of([])
+    return [
+        replace(
+            value,
+            is_best=value.is_whole and best.mean is not None and value.spread.mean == best.mean,
+            is_level=value.is_whole and _is_beyond(value.spread, best) is False,
+            is_beyond=_is_beyond(value.spread, reference) is True,
+        )
+        for value in values
+    ]
+
+
+def _is_beyond(one: Spread, other: Spread) -> bool | None:
+    """Their means are further apart than the larger of their deviations; None where one has no mean."""
+    if one.mean is None or other.mean is None:
+        return None
+    return abs(one.mean - other.mean) > max(one.std or 0.0, other.std or 0.0)
 
 
 def _test(one: Numbers, reference: Numbers, column: Column, patients: Patients | None) -> float | str:

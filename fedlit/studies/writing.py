@@ -46,7 +46,7 @@ def fewer(value: Value) -> str:
 
 def cell(value: Value, metric: str, *, with_spread: bool = True) -> Cell:
     parts = (number(value, metric), deviation(value, metric) if with_spread else "", fewer(value))
-    return Cell(" ".join(filter(None, parts)), value.is_best, MARK * value.differs)
+    return Cell(" ".join(filter(None, parts)), value.is_level, MARK * value.differs)
 
 
 def cost_texts(table: Scored, line: Line) -> list[str]:
@@ -56,6 +56,7 @@ def cost_texts(table: Scored, line: Line) -> list[str]:
         "MB": _short(cost.megabytes),
         "MB up": "" if cost.megabytes_up is None else f"{cost.megabytes_up:.3g}",
         "times less": f"{whole / cost.megabytes_up:.1f}" if whole and cost.megabytes_up else "",
+        "seconds": "" if cost.hours is None else _short(cost.hours * 3600),
         "hours": _short(cost.hours),
         "peak GB": _short(cost.gigabytes),
     }
@@ -136,7 +137,8 @@ def legend(table: Scored) -> str:
         spread = "mean ± standard deviation over the seeds of the row, which are not equally many"
     if table.of_sites:
         whose = "the worst site" if table.of_sites == "worst" else "the sites, their mean"
-    text = f"{metric_name(table.metric)} of {whose}, {spread}; of the test cases of the kept round."
+    name = metric_name(table.metric)
+    text = f"{name}{',' * (',' in name)} of {whose}, {spread}; of the test cases of the kept round."
     if (GAP, "") in design.columns:
         text += " Gap: between the best and the worst site."
     if any(map(fewer, (value for line in table.lines for value in line.values.values()))):
@@ -148,10 +150,13 @@ def reading(table: Scored) -> str:
     """How to read what is marked, and what it cost."""
     units, what = _units(table)
     over = "every column" if table.of_sites else "the column mean"
+    has_spread = len(table.design.seeds) > 1 or seeds_differ(table)
+    level = ", and what lies within their deviations over seeds" if has_spread else ""
+    beyond = "by more than these and with " if has_spread else ""
     return (
-        f"Bold: the best of a column. {MARK}: differs from {table.design.reference}, p < 0.05 by Wilcoxon's signed-rank"
-        f" test over paired {units} ({what}), corrected by Holm for the methods of the column; in "
-        f"{over} over the {units} of all sites. With fewer than {FEWEST} {units} nothing is tested."
+        f"Bold: the best of a column{level}. {MARK}: differs from {table.design.reference}, {beyond}p < 0.05 by "
+        f"Wilcoxon's signed-rank test over paired {units} ({what}), corrected by Holm for the methods of the column; "
+        f"in {over} over the {units} of all sites. With fewer than {FEWEST} {units} nothing is tested."
         f"{_costs_said(table)}"
     )
 
@@ -162,6 +167,7 @@ def _costs_said(table: Scored) -> str:
         "MB": "MB: up and down in a whole run.",
         "MB up": "MB up: what a member sends in a round.",
         "times less": f"Times less: than {table.design.reference}, of MB up.",
+        "seconds": "Seconds: of training.",
         "hours": "Hours: of training.",
         "peak GB": "Peak GB: the most that one process held.",
     }
