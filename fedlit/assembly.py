@@ -26,7 +26,17 @@ from fedlit.federation import Federation
 from fedlit.first_network import first_network
 from fedlit.fleet import Fleet, Team, Workbench, World, team_size
 from fedlit.messages import Server
-from fedlit.misfits import case_privacy, kept_entries, of_members, of_network, open_channel, refuse, sampling
+from fedlit.misfits import (
+    case_privacy,
+    kept_entries,
+    of_members,
+    of_network,
+    of_pictures,
+    open_channel,
+    refuse,
+    sampling,
+    training_size,
+)
 from fedlit.prediction import Global, Personal, Predictor
 from fedlit.resident import Resident
 from fedlit.rundir import RunDirectory
@@ -46,7 +56,8 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
     sites = load_sites(config, source, display)
     algorithm: Algorithm = build(config.algorithm)
     participants = participating(config, algorithm, sites.values())
-    refuse(of_members(config, algorithm, participants))
+    sizes = [training_size(source), *(site.train.smallest for site in participants)]
+    refuse([*of_members(config, algorithm, participants), *of_pictures(algorithm, sizes)])
     run_dir = RunDirectory(config.run_dir)
     costs = training_costs(participants, run_dir / "checkpoint")
     team = world.form_team(size_of_teams(config, costs, world.size))
@@ -58,7 +69,8 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
     network_sha256 = sha256(network.state_dict())
     workbench = set_up(network, config, world, team, display)
     resident = workbench.resident
-    refuse(of_network(config, algorithm, resident))
+    sizes += [pictures.smallest for site in sites.values() for pictures in (site.train, site.val, site.test)]
+    refuse([*of_network(config, algorithm, resident), *of_pictures(network, sizes)])
     keep_local = kept_entries(config, algorithm, resident)
     fleet = Fleet(
         world,

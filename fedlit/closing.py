@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fedlit.aggregation import is_guarded
 from fedlit.checkpoint import State
 from fedlit.messages import Slots
 from fedlit.patients import read_patients
@@ -48,6 +50,7 @@ def account(experiment: Experiment, kept: State, last: State, progress: Progress
         "idle_fraction": fleet.idle_fractions(),
         **fleet.channel.report(progress.num_rounds, *experiment.cohort_size),
         **({"privacy": experiment.ledger.report(progress.num_rounds)} if experiment.ledger else {}),
+        **({"guard": of_guard(fleet.members, progress)} if is_guarded(algorithm.aggregate) else {}),
         "dropped": list(progress.dropped),
         "warnings": list(dict.fromkeys((*progress.warnings, *experiment.display.warnings))),
     }
@@ -63,6 +66,11 @@ def scores(experiment: Experiment, round: int, record: Record) -> dict[str, Any]
         elsewhere=experiment.examination.elsewhere,
         patients=read_patients(experiment.run_dir.path),
     )
+
+
+def of_guard(members: Iterable[str], progress: Progress) -> dict[str, Mapping[str, int]]:
+    """In how many rounds the update guard has dropped or clipped each member."""
+    return {name: progress.screened.get(name, {"dropped": 0, "clipped": 0}) for name in members}
 
 
 def own_share(memory: Slots) -> float | None:

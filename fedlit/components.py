@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.errors import BadInput
-from fedlit.schema import SYNONYMS, Problem, suggestion
+from fedlit.schema import SYNONYMS, SYNONYMS_OF, Problem, as_list, suggestion
 from fedlit.targets import PACKAGES, locate
 
 PLAIN = frozenset({"augment"})
@@ -94,7 +94,8 @@ class Inspection:
 
     def _synonym(self, name: str, key: str, named: Parameters, node: Mapping[str, Any]) -> str:
         free = named.keys() - node.keys()
-        same = [other for group in SYNONYMS if name in group.split() for other in group.split() if other in free]
+        groups = (*SYNONYMS, *SYNONYMS_OF.get(str(node["_target_"]).rpartition(".")[2], ()))
+        same = [other for group in groups if name in group.split() for other in group.split() if other in free]
         if same:
             self.renamed.append((f"{key}.{name}", f"{key}.{same[0]}"))
             return same[0]
@@ -109,7 +110,8 @@ class Inspection:
     def _type(self, value: Any, key: str, parameter: inspect.Parameter | None) -> None:
         if parameter is not None and not fits(value, parameter.annotation):
             expected = inspect.formatannotation(parameter.annotation)
-            self._add(key, f"expected {expected}, got {value!r} ({type(value).__name__})")
+            hint = as_list(value) if isinstance(value, str) and fits([value], parameter.annotation) else ""
+            self._add(key, f"expected {expected}, got {value!r} ({type(value).__name__}){hint}")
 
     def _made(self, found: Callable, arguments: Mapping[str, Any], named: Parameters, key: str) -> Any:
         try:

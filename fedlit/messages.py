@@ -91,6 +91,7 @@ class Aggregate:
 
     Args:
         root: of the server's own training, where the rule compares updates with it; it is no client's.
+        screened: what the rule did to clients whose updates it had doubts about: `dropped` or `clipped`.
     """
 
     weights: Weights
@@ -98,6 +99,7 @@ class Aggregate:
     reports: tuple[Report, ...] = ()
     dropped: Mapping[str, str] = field(default_factory=dict)
     root: Report | None = None
+    screened: Mapping[str, str] = field(default_factory=dict)
 
 
 Record = TypeVar("Record", Server, Broadcast, Update, Expert, Aggregate)

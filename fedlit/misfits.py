@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
 
 from fedlit.aggregation import ROOT
+from fedlit.aggregation.base import check_stretched
 from fedlit.algorithms import Algorithm, Sampling
 from fedlit.config import build
 from fedlit.data.site import Site
@@ -19,6 +21,7 @@ from fedlit.privacy.drawing import cases_of
 from fedlit.privacy.per_case import not_told_apart
 from fedlit.resident import Resident, check_keep_local
 from fedlit.transforms import Channel, Transform
+from fedlit.weights import select
 
 
 def refuse(misfits: Iterable[str]) -> None:
@@ -57,10 +60,28 @@ def of_members(config: DictConfig, algorithm: Algorithm, participants: Sequence[
 
 
 def of_network(config: DictConfig, algorithm: Algorithm, resident: Resident) -> Iterator[str]:
-    """What the network's entries forbid: patterns that match none of them, or all."""
+    """What the network's entries forbid: patterns that match none of them, or all; a rule that they do not bear."""
     yield from told(lambda: kept_entries(config, algorithm, resident))
+    if algorithm.aggregate.stretches:
+        yield from told(lambda: check_stretched(algorithm.aggregate, shared_buffers(config, algorithm, resident)))
     if config.privacy is not None:
         yield from not_told_apart(resident)
+
+
+def of_pictures(part: object, sizes: Iterable[tuple[int, int] | None]) -> Iterator[str]:
+    """What an algorithm or a network finds too small among pictures of these (H, W), None where one is not known.
+
+    Anything is large enough for a network without `check_size`.
+    """
+    check_size: Callable[[tuple[int, int]], object] = getattr(part, "check_size", lambda size: None)
+    for size in sizes:
+        if size is not None:
+            yield from told(partial(check_size, size))
+
+
+def training_size(source: object) -> tuple[int, int] | None:
+    """(H, W) of the pictures that are trained on, augmented; None where they differ or a source cannot tell."""
+    return source.training_size() if hasattr(source, "training_size") else None
 
 
 def told(check: Callable[[], object]) -> list[str]:
@@ -127,3 +148,9 @@ def kept_entries(config: DictConfig, algorithm: Algorithm, resident: Resident) -
     patterns = (*config.keep_local, *buffers, *algorithm.kept(resident))
     check_keep_local(resident.entries, patterns)
     return patterns
+
+
+def shared_buffers(config: DictConfig, algorithm: Algorithm, resident: Resident) -> list[str]:
+    """The float buffers that do not stay at their site. Raises as `kept_entries` does."""
+    kept = select(resident.buffers, kept_entries(config, algorithm, resident))
+    return [name for name in resident.buffers if name not in kept]

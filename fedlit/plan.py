@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from omegaconf import DictConfig
 
+from fedlit import misfits
 from fedlit.assembly import training_costs
 from fedlit.config import bind, build
 from fedlit.footprint import Unknown, activation_bytes, num_elements, optimizer_bytes
@@ -128,9 +129,8 @@ def exchanges(drawn: Sketch) -> tuple[Exchange, ...] | Unknown:
 
 
 def training_size(source: object) -> tuple[int, int] | Unknown:
-    size = source.training_size() if hasattr(source, "training_size") else None
     reason = "pictures keep sizes of their own; set data.image_size, or end data.augment with a crop"
-    return size or Unknown(reason)
+    return misfits.training_size(source) or Unknown(reason)
 
 
 def memory(drawn: Sketch, found: Plan) -> dict[str, int | Unknown]:

@@ -14,7 +14,8 @@ from fedlit.federation import Round
 class Progress:
     """Sums over the rounds so far.
 
-    `kept_round` is None until a round has been scored on validation; `best` is its value, -inf before.
+    `kept_round` is None until a round has been scored on validation; `best` is its value, -inf before. `screened` is
+    how often, by client, `Aggregate.screened` has said what.
     """
 
     num_rounds: int = 0
@@ -27,6 +28,7 @@ class Progress:
     dropped: tuple[str, ...] = ()
     work: Mapping[str, tuple[float, int]] = field(default_factory=dict)  # client -> seconds, pictures
     warnings: tuple[str, ...] = ()
+    screened: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Progress:
@@ -47,6 +49,10 @@ class Progress:
         for report in (*round.aggregate.reports, *([] if root is None else [root])):
             seconds, pictures = work.get(report.client, (0.0, 0))
             work[report.client] = (seconds + report.seconds, pictures + report.num_samples)
+        screened = {name: dict(counts) for name, counts in self.screened.items()}
+        for name, what in round.aggregate.screened.items():
+            counts = screened.setdefault(name, {"dropped": 0, "clipped": 0})
+            counts[what] += 1
         is_better = value is not None and value > self.best
         dropped = (f"round {number}: {name}: {reason}" for name, reason in round.aggregate.dropped.items())
         return Progress(
@@ -60,6 +66,7 @@ class Progress:
             dropped=(*self.dropped, *dropped),
             work=work,
             warnings=tuple(dict.fromkeys((*self.warnings, *warnings))),
+            screened=screened,
         )
 
     def is_stale(self, patience: int | None) -> bool:

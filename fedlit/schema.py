@@ -129,22 +129,35 @@ ALIASES = {
     "local_steps": "num_local_steps local_num_steps",
     "lr": "learning_rate client_lr local_learning_rate",
     "batch_size": "local_batch_size",
-    "algorithm.mu": "mu proximal_mu",
+    "algorithm.mu": "mu proximal_mu fedproxloss_mu",
     "algorithm.pull": "ditto_lambda",
     "algorithm.lr": "server_learning_rate server_lr",
     "algorithm.momentum": "server_momentum",
     "algorithm.beta1": "beta_1",
     "algorithm.beta2": "beta_2",
     "algorithm.q": "q_param",
+    "algorithm.aggregate.num_malicious": "num_malicious_clients num_malicious_nodes",
+    "algorithm.aggregate.num_chosen": "num_clients_to_keep num_nodes_to_select",
+    "transform.differential_privacy.clip": "clipping_norm clipping_bound",
 }
 OURS = {alias: ours for ours, aliases in ALIASES.items() for alias in aliases.split()}
 
 SYNONYMS = (
-    *("mu proximal_mu", "lr learning_rate eta server_learning_rate", "beta1 beta_1", "beta2 beta_2"),
+    *("mu proximal_mu fedproxloss_mu", "lr learning_rate eta server_learning_rate", "beta1 beta_1", "beta2 beta_2"),
     *("momentum server_momentum", "alpha partition_alpha alpha_coef", "q q_param", "temperature tau"),
-    "pull lambda lam lambda_ lamda ditto_lambda",
+    *("pull lambda lam lambda_ lamda ditto_lambda", "num_malicious num_malicious_clients num_malicious_nodes"),
+    "num_chosen num_clients_to_keep num_nodes_to_select",
 )
 """Arguments of components that mean the same; whichever the component has is used."""
+
+SYNONYMS_OF = {
+    "TrimmedMean": ("fraction beta",),
+    "DifferentialPrivacy": ("clip clipping_norm clipping_bound",),
+}
+"""Those that mean the same in one component alone."""
+
+CONVERSIONS = {"qffl_learning_rate": "algorithm=qfedavg has its reciprocal: lipschitz = 1 / qffl_learning_rate"}
+"""Other tools' names of what is another number here, and how to find that."""
 
 
 class Problem(NamedTuple):
@@ -165,11 +178,18 @@ def our_name(key: str) -> str:
 
 
 def suggestion(key: str, known: Iterable[str]) -> str:
-    """`; did you mean X?`, else all that is known unless it is very much."""
+    """How to convert it, or `; did you mean X?`, else all that is known unless it is very much."""
+    if key in CONVERSIONS:
+        return f"; {CONVERSIONS[key]}"
     known = sorted(map(str, known))
     if close := get_close_matches(str(key), known, n=1):
         return f"; did you mean {close[0]}?"
     return f"; allowed are {', '.join(known) or 'none'}" if len(known) <= 15 else ""
+
+
+def as_list(value: str) -> str:
+    """`; write [X]` for one that stands where a list is wanted; quoted where YAML would take a star for an alias."""
+    return f'; write ["{value}"]' if value.startswith("*") else f"; write [{value}]"
 
 
 def typed(values: Mapping[str, Any]) -> tuple[DictConfig, list[Problem]]:
@@ -212,7 +232,7 @@ def _set(config: DictConfig, declared: dataclasses.Field, key: str, value: Any) 
         OmegaConf.update(config, declared.name, value, merge=declared.type == "dict[str, Any]")
     except (OmegaConfBaseException, ValueError, TypeError):
         expected = "a mapping with _target_" if declared.type.startswith("dict") else declared.type
-        hint = f"; write [{value}]" if declared.type.startswith("list[str]") and isinstance(value, str) else ""
+        hint = as_list(value) if declared.type.startswith("list[str]") and isinstance(value, str) else ""
         return [Problem(key, f"expected {expected}, got {value!r} ({type(value).__name__}){hint}")]
     return []
 

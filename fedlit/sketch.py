@@ -116,6 +116,8 @@ def sketch(config: DictConfig) -> Sketch:
     algorithm: Algorithm = build(config.algorithm)
     participants = participating(config, algorithm, sites.values())
     found = [*misfits.of_members(config, algorithm, None if isinstance(outlines, Unknown) else participants)]
+    sizes = [misfits.training_size(source)]
+    found += misfits.of_pictures(algorithm, sizes)
 
     def empty_network() -> nn.Module:
         try:
@@ -132,7 +134,8 @@ def sketch(config: DictConfig) -> Sketch:
         clients = make_clients(config, participants, nn.Module(), (), Understudy)
         return Sketch(config, accelerator, source, outlines, algorithm, clients, network, network)
     resident = Resident(network)
-    misfits.refuse([*found, *misfits.of_network(config, algorithm, resident)])
+    found += misfits.of_network(config, algorithm, resident)
+    misfits.refuse([*found, *misfits.of_pictures(network, sizes)])
     keep_local = misfits.kept_entries(config, algorithm, resident)
     clients = make_clients(config, participants, network, keep_local, Understudy)
     first = first_server(resident, keep_local)

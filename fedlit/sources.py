@@ -89,11 +89,22 @@ def _parsed(text: str, origin: str) -> dict[str, Any]:
                 tag, line = "".join(filter(None, token.value)), token.start_mark.line + 1
                 raise BadInput(f"{origin}, line {line}: the YAML tag {tag} is refused; write plain values")
         values = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+    except yaml.MarkedYAMLError as error:
+        raise BadInput(f"{origin}: is no valid configuration: {unquoted(error) or error}") from None
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise BadInput(f"{origin}: is no valid configuration: {error}") from None
     if not isinstance(values, dict):
         raise BadInput(f"{origin}: expected `key: value` lines, got a list")
     return {str(key): value for key, value in values.items()}
+
+
+def unquoted(error: yaml.MarkedYAMLError) -> str:
+    """What to do about a pattern such as * or *norm*, which YAML takes for an alias; empty for any other error."""
+    if error.context != "while scanning an alias" and "undefined alias" not in (error.problem or ""):
+        return ""
+    mark = error.context_mark or error.problem_mark
+    line = f"line {mark.line + 1}: " if mark and mark.line else ""
+    return f'{line}a value that begins with * needs quotes; write ["*"] for [*], or "*norm*" for *norm*'
 
 
 def words(overrides: Iterable[str]) -> dict[str, Any]:

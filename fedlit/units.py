@@ -1,4 +1,4 @@
-"""Durations and amounts of data as people read them."""
+"""Durations, amounts of data and numbers of things as people read them."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def megabytes(num_bytes: float) -> str:
     if num_bytes >= 1e9:
         return f"{num_bytes / 1e9:.1f} GB"
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 or num_bytes == 0 else f"{num_bytes / 1e6:.3f} MB"
+
+
+def counted(num: int, what: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{num} {what}" if num == 1 else f"{num} {what}s"

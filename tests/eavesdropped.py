@@ -8,10 +8,14 @@ from __future__ import annotations
 import gc
 import pickle
 import sys
+from functools import wraps
 from pathlib import Path
+from types import FunctionType
 
+import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from fedlit.aggregation import Mean
 from fedlit.transforms import DifferentialPrivacy, LowPrecision, SecureAggregation, TopK
@@ -60,26 +64,62 @@ def private_in_earnest(world):
 SCENARIOS = (plain, masked, masked_without_one, masked_in_a_team, compressed, private)
 
 
+HEARD = {
+    "all_gather_object": lambda values, value, **_: [pickle.dumps(value)],
+    "all_reduce": lambda values, *_, **__: [of(values)],
+    "broadcast": lambda values, *_, **__: [of(values)],
+    "batch_isend_irecv": lambda messages: [of(each.tensor) for each in messages if each.op is dist.isend],
+}
+"""What the functions of torch.distributed that we hear are given to send; all others that send must not be used."""
+
+HARMLESS = ("get_", "is_", "init_", "new_", "destroy_", "set_")
+"""How functions begin that send nothing of a round."""
+
+
+class Unheard(Exception):
+    """A message that nobody could hear."""
+
+
 def eavesdrop(heard: list[bytes]) -> None:
-    """Note what the functions of torch.distributed are given to send."""
-    kinds = {
-        "all_gather_object": lambda values, value, **_: [pickle.dumps(value)],
-        "all_reduce": lambda values, *_, **__: [of(values)],
-        "broadcast": lambda values, *_, **__: [of(values)],
-        "batch_isend_irecv": lambda messages: [of(each.tensor) for each in messages if each.op is dist.isend],
-    }
+    """Note what the functions of torch.distributed are given to send, and let those fail that we do not hear.
 
-    def listened(name, noted):
-        function = getattr(dist, name)
+    They may call each other.
+    """
+    under_way: list[str] = []
 
+    def listened(name, function):
+        @wraps(function)
         def wrapped(*args, **kwargs):
-            heard.extend(noted(*args, **kwargs))
-            return function(*args, **kwargs)
+            if not under_way:
+                if name not in HEARD:
+                    raise Unheard(f"torch.distributed.{name} is not heard: add it to HEARD")
+                heard.extend(HEARD[name](*args, **kwargs))
+            under_way.append(name)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                under_way.pop()
 
-        setattr(dist, name, wrapped)
+        return wrapped
 
-    for name, noted in kinds.items():
-        listened(name, noted)
+    functions = {name: value for name, value in vars(dist).items() if type(value) is FunctionType}
+    for name, function in functions.items():
+        if not name.startswith(("_", *HARMLESS)):
+            other = listened(name, function)
+            for module in (dist, distributed_c10d):
+                if vars(module).get(name) is function:
+                    setattr(module, name, other)
+
+
+def check_that_others_fail() -> None:
+    """All that send tensors or objects by other names, in torch as it is installed."""
+    words = ("gather", "reduce", "scatter", "broadcast", "send", "recv", "all_to_all")
+    sending = [name for name in vars(dist) if not name.startswith("_") and any(word in name for word in words)]
+    others = [name for name in sending if type(vars(dist)[name]) is FunctionType and name not in HEARD]
+    assert len(others) > 15 and {"send", "all_gather", "reduce", "scatter", "broadcast_object_list"} <= {*others}
+    for name in others:
+        with pytest.raises(Unheard, match=f"{name} is not heard"):
+            getattr(dist, name)(torch.zeros(1))
 
 
 def of(values: torch.Tensor) -> bytes:
@@ -91,6 +131,7 @@ def main(out: Path) -> None:
     world, heard = make_world(), []
     with world:
         eavesdrop(heard)
+        check_that_others_fail()
         for scenario in (*SCENARIOS, private_in_earnest):
             heard.clear()
             save(out / f"{scenario.__name__}-{world.place}.safetensors", scenario(world))

@@ -15,40 +15,20 @@ from pathlib import Path
 
 import torch
 
-from fedlit.aggregation import (
-    Bulyan,
-    FLTrust,
-    GeometricMedian,
-    Krum,
-    Mean,
-    Median,
-    MultiKrum,
-    NormClipping,
-    TrimmedMean,
-    UpdateGuard,
-)
+from fedlit.aggregation import Bulyan, Krum, Mean, Median, NormClipping, TrimmedMean, UpdateGuard
 from fedlit.algorithms import (
-    AFL,
     APFL,
     IOPFL,
-    MOON,
     Clock,
-    FedAdam,
     FedAvg,
-    FedAvgM,
     FedBuff,
-    FedDC,
-    FedDyn,
-    FedNova,
     FedProx,
     FedRep,
     FrequencyMixing,
     HarmoFL,
     Local,
     PFedMe,
-    QFedAvg,
     Sampling,
-    Scaffold,
 )
 from fedlit.attacks import ALittleIsEnough, Attacked
 from fedlit.errors import BadInput, ClientFailed
@@ -56,8 +36,11 @@ from fedlit.fleet import rows
 from fedlit.metrics import Scoring
 from fedlit.networks import SAM, Adapters, DecoderOnly
 from fedlit.prediction import Global
+from fedlit.resident import Resident
 from fedlit.transforms import DifferentialPrivacy, LowRank
-from fedlit.weights import save
+from fedlit.weights import save, sha256
+from tests import components
+from tests.components import ALGORITHMS
 from tests.conftest import make_federation, make_network, make_site, make_world, run_rounds
 from tests.rounds import drawn, make_fleet, play
 
@@ -158,20 +141,32 @@ def buffered(world, team=1):
     return dict(run_rounds(federation, server, 5, algorithm).weights)
 
 
-OPTIMISED = (FedAvgM(), FedAdam(), Scaffold(), FedNova(), FedDyn(), FedDC(), MOON(), QFedAvg(), AFL(), HarmoFL())
+def every_algorithm(world, team=1):
+    """Of every algorithm, as a hash, what the server and the clients of this process hold after two rounds of one step.
 
-
-def optimised(world, team=1):
-    """What the server holds after two rounds of one step of every algorithm that changes a step."""
-    found = {}
-    for algorithm in OPTIMISED:
-        few = [make_site(name, (count, 1, 1)) for name, count in {"a": 3, "b": 2, "c": 4}.items()]
-        options = {"optimizer": sgd, "epochs": None, "steps": 1}
-        federation, server = make_federation(few, world=world, processes_per_client=team, **options)
+    With the settings that its class has.
+    """
+    few, found = [make_site(name, (count, 1, 1)) for name, count in {"a": 3, "b": 2, "c": 4}.items()], {}
+    for kind in ALGORITHMS:
+        algorithm, network = kind(), make_network()
+        options = {"optimizer": sgd, "optimizer_state": "keep", "epochs": None, "steps": 1}
+        options |= {"network": network, "keep_local": algorithm.kept(Resident(network))}
+        clients = algorithm.participants(few)
+        federation, server = make_federation(clients, world=world, processes_per_client=team, **options)
         server = run_rounds(federation, server, 2, algorithm)
-        for part, values in {"weights": server.weights, **server.slots}.items():
-            found |= {f"{type(algorithm).__name__}/{part}/{name}": value for name, value in values.items()}
+        scalars = {name: torch.tensor(value, dtype=torch.float64) for name, value in server.scalars.items()}
+        found |= hashes(f"{kind.__name__}/server", {"weights": server.weights, "scalars": scalars, **server.slots})
+        for name, memory in federation.fleet.memories.items():
+            found |= hashes(f"{kind.__name__}/{name}", memory)
     return found
+
+
+def hashes(name, slots):
+    """One of each slot of tensors, as a tensor of bytes."""
+    return {
+        f"{name}/{slot}": torch.tensor([*bytes.fromhex(sha256(values))], dtype=torch.uint8)
+        for slot, values in slots.items()
+    }
 
 
 def uphill(world, team=1):
@@ -210,23 +205,15 @@ def dropped_of_rounded_shares(world, team=1):
     return dropped(world, team, Failing(aggregate=Mean(by="samples_rounded_as_released")))
 
 
-RULES = {
-    "median": Median(),
-    "trimmed": TrimmedMean(),
-    "krum": Krum(),
-    "multi_krum": MultiKrum(),
-    "bulyan": Bulyan(),
-    "geometric": GeometricMedian(),
-    "clipping": NormClipping(),
+RULES = {kind.__name__: kind() for kind in components.RULES} | {
     "clipped_median": NormClipping(1.5, rule=Median()),
-    "fltrust": FLTrust(),
     "guard": UpdateGuard(num_deviations=0.5),
     "clipping_guard": UpdateGuard("clip", num_deviations=0.5, rule=TrimmedMean()),
 }
 
 
 def robust(world, team=1):
-    """What every rule that compares updates makes of eight, which come in many small blocks."""
+    """What every rule makes of eight updates, which come in many small blocks."""
     fleet, updates, found = make_fleet(world=world, processes_per_client=team), drawn(), {}
     before = rows.SHORTEST, rows.ELEMENTS
     rows.SHORTEST, rows.ELEMENTS = 3, 24
@@ -333,7 +320,7 @@ SIDE_BY_SIDE = (
     *(dropped_of_rounded_shares, scores, fedmsa, fedmsa_with_adam, cached_decoder),
     *(robust, robust_in_one_block, colluding),
     *(mixture, envelope, in_turns, buffered, frequencies),
-    *(optimised, uphill, thin_and_noisy),
+    *(every_algorithm, uphill, thin_and_noisy),
 )
 WITH_BATCH_NORM = (batch_norm,)
 TOGETHER = (

@@ -6,14 +6,25 @@ import json
 import math
 
 import pytest
+import torch
 
 from fedlit.__main__ import checked
-from fedlit.aggregation import ROOT, FLTrust
+from fedlit.aggregation import ROOT, FLTrust, Median, UpdateGuard
 from fedlit.algorithms import FedAvg, Sampling
 from fedlit.errors import ClientFailed
 from fedlit.messages import size
 from fedlit.plan import plan
+from fedlit.weights import sha256
 from tests.conftest import fedlit, make_federation, make_site, run_rounds
+from tests.rounds import make_fleet, play, vectors
+
+ZERO = {"w": torch.zeros(2)}
+QUIET = {"a": [1, 0], "b": [0.9, 0.2], "c": [1.1, 0]}
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    return make_fleet([*"abcd", ROOT])
 
 
 def test_what_the_server_trains_itself_is_no_client_and_costs_no_byte(config_file, tmp_path):
@@ -43,3 +54,41 @@ def test_the_server_s_own_training_is_in_no_count_of_clients():
     failing.fleet.clients["a"].loss = failing.fleet.clients["b"].loss = lambda logits, target: logits.mean() * math.nan
     with pytest.raises(ClientFailed, match="client 'a' failed"):
         run_rounds(failing, server, 1, FedAvg(aggregate=FLTrust()))
+
+
+@pytest.mark.parametrize("policy", ["drop", "clip", "fail"])
+@pytest.mark.parametrize("length", [40.0, 1e-3])
+def test_a_guard_leaves_the_server_s_own_update_as_it_is(fleet, policy, length):
+    updates = vectors(**QUIET, root_of_trust=[length, 0])
+    found = play(fleet, UpdateGuard(policy, rule=FLTrust()), updates, start=ZERO)
+    assert sha256(found.weights) == sha256(play(fleet, FLTrust(), updates, start=ZERO).weights)
+    assert found.weights["w"].norm() == pytest.approx(length, rel=0.05) and not found.dropped and not found.screened
+
+
+def test_a_guard_counts_the_norms_of_clients_alone(fleet):
+    updates = vectors(**QUIET, d=[40, 0], root_of_trust=[40, 0])
+    found = play(fleet, UpdateGuard(rule=FLTrust()), updates, start=ZERO)
+    assert [*found.dropped] == ["d"] and "(the median of 4 is 1.05)" in found.dropped["d"]
+    left = {name: value for name, value in updates.items() if name != "d"}
+    assert sha256(found.weights) == sha256(play(fleet, FLTrust(), left, start=ZERO).weights)
+    assert found.screened == {"d": "dropped"}
+
+
+@pytest.mark.parametrize("policy", ["drop", "clip", "fail"])
+def test_a_guard_fails_the_round_where_the_server_s_own_update_is_not_finite(fleet, policy):
+    updates = vectors(**QUIET, root_of_trust=[math.nan, 0])
+    with pytest.raises(ClientFailed, match="the update of the server's own site holds NaN or Inf"):
+        play(fleet, UpdateGuard(policy, rule=FLTrust()), updates, start=ZERO)
+
+
+def test_that_nobody_is_trusted_is_no_work_of_the_guard(fleet):
+    updates = vectors(**QUIET, root_of_trust=[-1, 0])
+    found = play(fleet, UpdateGuard(rule=FLTrust()), updates, start=ZERO)
+    assert not found.weights["w"].any() and not found.screened
+
+
+def test_a_guard_drops_and_clips_in_numbers(fleet):
+    loud = vectors(**QUIET, d=[40, 0])
+    assert play(fleet, UpdateGuard("clip", rule=Median()), loud, start=ZERO).screened == {"d": "clipped"}
+    broken = vectors(**QUIET, d=[math.inf, 0])
+    assert play(fleet, UpdateGuard("clip", rule=Median()), broken, start=ZERO).screened == {"d": "dropped"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from fedlit.aggregation import (
     TrimmedMean,
     UpdateGuard,
 )
+from fedlit.aggregation.update_guard import apart
 from fedlit.config import build, check, load
 from fedlit.errors import BadInput, ClientFailed
 from fedlit.fleet import rows as rows_file
@@ -367,8 +369,20 @@ def test_a_rule_that_so_few_members_cannot_bear_is_refused_before_the_run_begins
 def test_a_run_with_a_guarded_median_counts_what_it_dropped(config_file, tmp_path):
     words = ["algorithm.aggregate=update_guard", "algorithm.aggregate.rule=median", "num_rounds=1", "local_epochs=1"]
     assert fedlit("run", config_file, *words, "algorithm.aggregate.num_deviations=0.01") == 0
-    (dropped,) = json.loads((tmp_path / "run" / "summary.json").read_text())["dropped"]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    (dropped,) = summary["dropped"]
     assert dropped.startswith("round 1: ") and "is above the limit" in dropped
+    assert [*summary["guard"]] == ["a", "b", "c"]  # those to which nothing was done, too
+    work = {name: counts for name, counts in summary["guard"].items() if any(counts.values())}
+    assert work == {dropped.split(": ")[1]: {"dropped": 1, "clipped": 0}}
+    assert "was dropped 1 x and clipped 0 x" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_norm_hardly_above_the_limit_is_told_apart_from_it(fleet):
+    norms = {name: [1 + 1e-5 * place, 0] for place, name in enumerate("abcde")}
+    found = play(fleet, UpdateGuard(num_deviations=1e-9), vectors(**norms), start=ZERO)
+    assert found.dropped["d"] == "its update's norm 1.00003 is above the limit 1.00002 (the median of 5 is 1)"
+    assert apart(2.0, 1.0) == ("2", "1") and apart(math.nextafter(1, 2), 1.0)[0] == "1.0000000000000002"
 
 
 def test_a_run_with_fltrust_trains_at_the_server_too(config_file, tmp_path, capsys):

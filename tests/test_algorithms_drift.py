@@ -30,10 +30,12 @@ class Slope(nn.Module):
 BRIGHTNESS = {"a": 1.0, "b": 0.8, "c": 0.4}
 POOLED = sum(BRIGHTNESS.values()) / sum(a**2 for a in BRIGHTNESS.values())
 MEAN_OF_LOCAL = sum(1 / a for a in BRIGHTNESS.values()) / 3
+STEPS, LR = 30, 0.7
+"""What is left of a client's distance to its minimum after a round: |1 - 2 lr a^2|^30, at most 0.05 %, of client c."""
 
 
-def slope(algorithm, num_rounds, *, sampling=None, steps=80):
-    """w after rounds in which clients all but reach their own minima."""
+def slope(algorithm, num_rounds, *, sampling=None):
+    """w after rounds in which clients all but reach their own minima, whatever the algorithm."""
     sites = []
     for name, brightness in BRIGHTNESS.items():
         image = np.full((2, 4, 4, 1), round(255 * brightness), np.uint8)
@@ -44,31 +46,33 @@ def slope(algorithm, num_rounds, *, sampling=None, steps=80):
         network=Slope(),
         sampling=sampling,
         epochs=None,
-        steps=steps,
-        optimizer=lambda values: torch.optim.SGD(values, lr=0.3),
+        steps=STEPS,
+        optimizer=lambda values: torch.optim.SGD(values, lr=LR),
     )
     for client in federation.fleet.clients.values():
         client.objective = lambda network, batch: (network(batch["image"]) - batch["target"]).square().mean()
     return run_rounds(federation, server, num_rounds, algorithm).weights["w"].item()
 
 
-def test_fedavg_stops_at_the_mean_of_the_local_minima():
-    assert slope(FedAvg(), 5) == pytest.approx(MEAN_OF_LOCAL, abs=1e-3)
+@pytest.mark.parametrize("num_rounds", [1, 5])
+def test_fedavg_stops_at_the_mean_of_the_local_minima(num_rounds):
+    """One round takes it there: local solves are exact."""
+    assert slope(FedAvg(), num_rounds) == pytest.approx(MEAN_OF_LOCAL, abs=1e-3)
     assert abs(MEAN_OF_LOCAL - POOLED) > 0.3
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "num_rounds", "steps"),
-    [(Scaffold(), 60, 20), (FedDyn(alpha=0.5), 40, 20), (FedDC(alpha=0.5), 60, 20)],
+    ("algorithm", "num_rounds"),
+    [(Scaffold(), 120), (FedDyn(alpha=0.5), 20), (FedDC(alpha=0.5), 30)],
     ids=lambda each: type(each).__name__,
 )
-def test_drift_is_corrected(algorithm, num_rounds, steps):
-    assert slope(algorithm, num_rounds, steps=steps) == pytest.approx(POOLED, abs=5e-3)
+def test_drift_is_corrected(algorithm, num_rounds):
+    assert slope(algorithm, num_rounds) == pytest.approx(POOLED, abs=2e-3)
 
 
 def test_feddyn_gets_there_though_only_two_of_three_take_part():
     two = Sampling(clients_per_round=2)
-    assert slope(FedDyn(alpha=0.5), 80, sampling=two, steps=20) == pytest.approx(POOLED, abs=2e-2)
+    assert slope(FedDyn(alpha=0.5), 40, sampling=two) == pytest.approx(POOLED, abs=2e-3)
 
 
 @pytest.mark.parametrize("num_clients", [3, 2])

@@ -54,6 +54,9 @@ def trusted(monkeypatch):
     monkeypatch.setenv("FEDLIT_TRUSTED_PACKAGES", HERE.split(".")[0])
 
 
+PRIVATE = "transform=differential_privacy"
+
+
 def whole(**changes) -> dict:
     return {
         "num_rounds": 2,
@@ -201,6 +204,62 @@ def test_synonyms_of_a_components_arguments_are_understood(write):
     assert build(checked.require().algorithm) == Proximal(mu=0.3)
     both = problems(write(**whole()), "algorithm.proximal_mu=0.3", "algorithm.mu=1")
     assert both.keys() == {"algorithm.proximal_mu"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["krum", "num_malicious_clients=1"], "num_malicious_clients is called algorithm.aggregate.num_malicious here"),
+        (["krum", "algorithm.aggregate.num_malicious_nodes=1"], "algorithm.aggregate.num_malicious here"),
+        (["multi_krum", "num_clients_to_keep=2"], "num_clients_to_keep is called algorithm.aggregate.num_chosen here"),
+        (["trimmed_mean", "algorithm.aggregate.beta=0.1"], "beta is called algorithm.aggregate.fraction here"),
+        (["uniform", "algorithm=fedprox", "fedproxloss_mu=1"], "fedproxloss_mu is called algorithm.mu here"),
+        (["uniform", PRIVATE, "clipping_norm=2"], "clipping_norm is called transform.differential_privacy.clip here"),
+        (
+            ["uniform", PRIVATE, "transform.differential_privacy.clipping_bound=2"],
+            "is called transform.differential_privacy.clip here",
+        ),
+    ],
+)
+def test_names_of_the_same_quantity_in_other_tools_are_understood(words, said):
+    rule, *words = words
+    loaded = load("quickstart", [*words, f"algorithm.aggregate={rule}"])
+    checked = check(loaded)
+    (notice,) = (*loaded.notices, *checked.remarks)
+    assert not checked.problems and notice.endswith(said)
+
+
+def test_another_tools_name_of_another_number_is_refused_with_its_conversion():
+    for word in ("qffl_learning_rate=0.1", "algorithm.qffl_learning_rate=0.1"):
+        ((key, text),) = problems("quickstart", "algorithm=qfedavg", word).items()
+        assert key in word and "has its reciprocal: lipschitz = 1 / qffl_learning_rate" in text
+    assert "no such argument" in problems("quickstart", "transform=top_k", "transform.top_k.beta=0.1").popitem()[1]
+
+
+@pytest.mark.parametrize(
+    "words, hint",
+    [
+        (["keep_local=norm.*"], "write [norm.*]"),
+        (["keep_local='*norm*'"], 'write ["*norm*"]'),
+        (["algorithm=fedper", "algorithm.head=head.*"], "got 'head.*' (str); write [head.*]"),
+        (["algorithm=ditto", "algorithm.inner=fedper", "algorithm.inner.head='*'"], """got '*' (str); write ["*"]"""),
+    ],
+)
+def test_one_pattern_where_a_list_is_wanted_is_shown_as_a_list(words, hint):
+    ((_, text),) = problems("quickstart", *words).items()
+    assert text.replace(" (command line)", "").endswith(hint)
+
+
+@pytest.mark.parametrize("value", ["[*]", "*", "[*norm*]", "*norm", "[head.bias, *norm]"])
+def test_a_star_without_quotes_is_one_line_that_says_what_to_write(value, tmp_path):
+    with pytest.raises(BadInput) as refused:
+        load("quickstart", [f"keep_local={value}"])
+    told = str(refused.value)
+    assert told.startswith(f"command line, 'keep_local={value}': ") and "\n" not in told
+    assert """begins with * needs quotes; write ["*"] for [*]""" in told
+    (tmp_path / "a.yaml").write_text(f"include: quickstart\nkeep_local: {value}\n")
+    with pytest.raises(BadInput, match=r"a\.yaml: is no valid configuration: line 2: a value that begins with \*"):
+        load(tmp_path / "a.yaml")
 
 
 # Checking

@@ -1,52 +1,33 @@
-"""What every algorithm, rule, predictor and network promises; found by walking the folders, none is named here."""
+"""What every algorithm, rule, predictor and network promises; found by walking the folders, only FedAvg is named."""
 
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
-import importlib
 import inspect
-import pkgutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-import fedlit.aggregation
-import fedlit.algorithms
-import fedlit.losses
 import fedlit.networks
-import fedlit.prediction
-from fedlit.aggregation import Aggregation
-from fedlit.algorithms import Algorithm
-from fedlit.messages import Server, Update, header, restore, size, tensors
+from fedlit.aggregation import ROOT, Aggregation
+from fedlit.algorithms import Algorithm, FedAvg
+from fedlit.errors import ClientFailed
+from fedlit.messages import Aggregate, Broadcast, Server, Update, flatten, header, restore, size, tensors
+from fedlit.networks import SAM, Adapters
 from fedlit.prediction import Predictor
 from fedlit.resident import Resident
-from fedlit.weights import sha256
+from fedlit.weights import combine, sha256
 from tests import rounds
+from tests.components import ALGORITHMS, PREDICTORS, RULES
 from tests.conftest import make_federation, make_network, make_site, run_rounds
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-
-
-def components(package, base: type) -> list[type]:
-    """The final classes of a kind, each with the module that holds it."""
-    modules = [
-        importlib.import_module(f"{package.__name__}.{found.name}") for found in pkgutil.iter_modules(package.__path__)
-    ]
-    classes = {
-        value
-        for module in modules
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, base)
-    }
-    return sorted((kind for kind in classes if not inspect.isabstract(kind)), key=lambda kind: kind.__name__)
-
-
-ALGORITHMS = components(fedlit.algorithms, Algorithm)
-RULES = components(fedlit.aggregation, Aggregation)
-PREDICTORS = components(fedlit.prediction, Predictor)
+VERBS = ("cohort", "broadcast", "older", "local_update", "server_update")
 named = {"ids": lambda kind: kind.__name__}
 
 
@@ -145,12 +126,71 @@ def test_identical_clients_are_one_client(kind):
         torch.testing.assert_close(learnt[1][entry], value, atol=1e-6, rtol=1e-6)
 
 
+def called_by(algorithm, call):
+    """The algorithm, whose verbs are called by `call(verb, *what it is given)`."""
+    other = copy.copy(algorithm)
+    for name in VERBS:
+        object.__setattr__(other, name, partial(call, getattr(algorithm, name)))
+    return other
+
+
+def run_watched(algorithm, federation, server):
+    """Two rounds in which no verb may change what it is given, or what any client remembers."""
+
+    def state(given):
+        messages = [each for each in given if isinstance(each, Server | Broadcast | Aggregate)]
+        memories = {name: sha256(flatten(memory)) for name, memory in federation.fleet.memories.items()}
+        return memories, [(header(each), sha256(tensors(each))) for each in messages]
+
+    def call(verb, *given):
+        before = state(given)
+        result = verb(*given)
+        assert state(given) == before, f"{verb.__name__} has changed what is not its own"
+        return result
+
+    return run_rounds(federation, server, 2, called_by(algorithm, call))
+
+
 @pytest.mark.parametrize("kind", ALGORITHMS, **named)
 def test_nothing_that_was_given_is_changed(kind, sites):
     federation, server = federate(kind(), sites)
     before = sha256(server.weights)
-    run_rounds(federation, server, 2, kind())
+    assert run_watched(kind(), federation, server).round == 2
     assert sha256(server.weights) == before and server.round == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoiling(FedAvg):
+    """FedAvg that halves in place one thing that it is given, and keeps some for later."""
+
+    part: str = ""
+
+    def spoil(self, **given):
+        for values in given.get(self.part, {}).values():
+            values["head.bias"] *= 0.5
+
+    def local_update(self, client, broadcast):
+        update, memory = super().local_update(client, broadcast)
+        self.spoil(memory=client.memory, broadcast={"weights": broadcast.weights})
+        return update, {**memory, "last": client.weights()}
+
+    def server_update(self, server, aggregate):
+        self.spoil(slots=server.slots, aggregate={"weights": aggregate.weights})
+        return dataclasses.replace(
+            server, weights=aggregate.weights, slots={"last": combine(torch.clone, server.weights)}
+        )
+
+
+@pytest.mark.parametrize(
+    ("part", "verb"),
+    [
+        *(("memory", "local_update"), ("broadcast", "local_update")),
+        *(("slots", "server_update"), ("aggregate", "server_update")),
+    ],
+)
+def test_a_change_in_place_is_noticed(part, verb, sites):
+    with pytest.raises(AssertionError if verb == "server_update" else ClientFailed, match=f"{verb} has changed"):
+        run_watched(Spoiling(part=part), *make_federation(sites))
 
 
 @pytest.mark.parametrize("kind", ALGORITHMS, **named)
@@ -169,6 +209,44 @@ def test_only_named_tensors_and_numbers_leave_a_site(kind, sites):
         and sha256(tensors(back)) == sha256(tensors(update))
         and size(back) == size(update)
     )
+
+
+@pytest.fixture(scope="module")
+def micro_sam():
+    torch.manual_seed(0)
+    return SAM(1, 1, size="micro", tuning=Adapters())
+
+
+def least_run(kind):
+    """An algorithm with this rule, or this one with one pass where it takes several; and as few clients as it needs."""
+    if issubclass(kind, Aggregation):
+        count, root = getattr(kind(), "least", (2, ""))[0], [ROOT] if kind().needs_root else []
+        return FedAvg(aggregate=kind()), [*"abcdefghijkl"[: max(2, count)], *root]
+    passes = [each.name for each in dataclasses.fields(kind) if each.name.endswith("epochs")]
+    return kind(**dict.fromkeys(passes, 1)), ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", [*ALGORITHMS, *RULES], **named)
+def test_of_a_network_with_adapters_only_what_is_trained_is_sent(kind, micro_sam):
+    def call(verb, *given):
+        result = verb(*given)
+        sent.extend(each for each in (result if isinstance(result, tuple) else ()) if isinstance(each, Update))
+        return result
+
+    (algorithm, names), network, sent = least_run(kind), copy.deepcopy(micro_sam), []
+    frozen = {name: value for name, value in network.named_parameters() if not value.requires_grad}
+    before, trained = sha256(frozen), Resident(network).entries.keys()
+    clients = [make_site(name, (1, 1, 1)) for name in names]
+    federation, server = federate(algorithm, clients, network=network, epochs=None, steps=1)
+    after = run_rounds(federation, server, 2, called_by(algorithm, call))
+    memories = federation.fleet.memories
+    assert len(sent) == 2 * len(memories) and all(update.weights.keys() <= trained for update in sent)
+    assert not [name for update in sent for entries in update.slots.values() for name in entries if name in frozen]
+    assert sha256(frozen) == before and trained.isdisjoint(frozen)
+    held = [after.weights, flatten(after.slots), *map(flatten, memories.values())]
+    assert all(value.isfinite().all() for values in held for value in values.values())
+    name, first = next(iter(memories)), Resident(micro_sam).entries
+    assert any(not torch.equal(value, first[entry]) for entry, value in model_of(federation, after, name).items())
 
 
 @pytest.mark.parametrize("kind", RULES, **named)

@@ -23,9 +23,13 @@ from tests.preparation_sources import prepare
 CONFIGS = Path(__file__).parent.parent / "configs"
 SOURCES = {  # what a protocol's name begins and ends with -> data set, its source, options of `fedlit prepare`
     "fedfms_prostate": ("prostate", drawn_sources.prostate, ("--split", "fedfms")),
-    "fedfms_fundus": ("fundus", drawn_sources.whole_fundus, ("--sites", ",".join(drawn_sources.WHOLE_FUNDUS))),
-    "fedfms_nuclei": ("nuclei", drawn_sources.nuclei, ()),
-    "fedfms_fets": ("fets", drawn_sources.fets, ("--slices",)),
+    "fedfms_fundus": (
+        "fundus",
+        drawn_sources.whole_fundus,
+        ("--sites", ",".join(drawn_sources.WHOLE_FUNDUS), "--split", "fedfms"),
+    ),
+    "fedfms_nuclei": ("nuclei", drawn_sources.nuclei, ("--split", "fedfms")),
+    "fedfms_fets": ("fets", drawn_sources.fets, ("--slices", "--split", "fedfms")),
     "iopfl_prostate": ("prostate", drawn_sources.prostate, ("--neighbours",)),
     "iopfl_fundus": ("fundus", drawn_sources.cut_out_fundus, ()),
     "where_cxr": ("cxr", drawn_sources.chest, ()),

@@ -8,6 +8,8 @@ from tests.conftest import fedlit
 
 NOT_DEFINED = "updates a round or more"
 MASKED = ("transform=secure_aggregation", "transform.secure_aggregation.threshold=4")
+SERVER_AND_BATCH = ("server_site=c", "network.norm=batch")
+SIZED = "data.image_size=24"
 WORDS = {
     "a pattern for nothing": (("keep_local=[nothing]",), "'nothing' matches none of the network's"),
     "a pattern for everything": (("keep_local=['*']",), "keeps every entry local: nothing is left to share"),
@@ -25,6 +27,31 @@ WORDS = {
     "more than weights": (("algorithm=scaffold", "algorithm.aggregate=median"), "Median compares weights"),
     "no coefficient": (("algorithm.aggregate.by=reported",), "clients report a coefficient (FedNova, QFedAvg, AFL)"),
     "a threshold above the members": (MASKED, "threshold=4 is more than the 3 clients of a round"),
+    "a statistic that would be stretched": (
+        ("algorithm.aggregate=fltrust", *SERVER_AND_BATCH),
+        "algorithm.aggregate: FLTrust makes small updates larger, and a running statistic (encoders.0.norm1.",
+    ),
+    "a statistic that would be stretched behind a guard": (
+        ("algorithm.aggregate={_target_: fedlit.aggregation.UpdateGuard, rule: fltrust}", *SERVER_AND_BATCH),
+        "algorithm.aggregate: FLTrust makes small updates larger",
+    ),
+    "frequencies beyond the pictures": (
+        ("algorithm=frequency_mixing", "algorithm.num_frequencies=12", SIZED),
+        "algorithm.num_frequencies=12 needs pictures of 25 pixels or more on each side, and there is one of (24, 24); "
+        "use 11 or less",
+    ),
+    "frequencies beyond the pictures, beside": (
+        ("algorithm=ditto", "algorithm.inner=frequency_mixing", "algorithm.inner.num_frequencies=12", SIZED),
+        "algorithm.inner.num_frequencies=12 needs pictures of 25 pixels",
+    ),
+    "more amplitudes than the pictures have": (
+        ("network.amplitude_norm=12", SIZED),
+        "network.amplitude_norm=12 needs pictures of 25 pixels or more",
+    ),
+    "an inner head that is all": (
+        ("algorithm=ditto", "algorithm.inner=fedper", "algorithm.inner.head=['*']"),
+        "  algorithm.inner.head: ['*'] is all that is trained of UNet",
+    ),
     "nobody who could keep": (("algorithm=centralized", "keep_local=[head.bias]"), "has no member that could keep"),
     "an activation without its loss": (("activation=softmax",), "does not fit loss"),
     "too few members": (("min_available_clients=4",), "only 3 sites train"),
@@ -57,6 +84,9 @@ def test_epsilon_is_judged_by_check_where_the_members_decide_it(config_file, cap
     words = ("transform=differential_privacy", "algorithm.aggregate=uniform", "clients_per_round=2")
     assert fedlit("check", config_file, *words, "transform.differential_privacy.epsilon=2") == 2
     assert "4 rounds with 2 of 3 members have epsilon" in capsys.readouterr().err
+    words = ("privacy=case_level", "privacy.epsilon=0.1", "privacy.noise_multiplier=1", "num_rounds=1", "local_steps=1")
+    assert fedlit("check", config_file, *words) == 2
+    assert "a: epsilon=0.1 cannot be met: 1 round of 1 step (7 cases" in capsys.readouterr().err
 
 
 def test_without_data_the_network_and_the_clients_of_a_round_are_judged(config_file, capsys):
@@ -72,3 +102,33 @@ def test_what_is_wrong_with_keys_comes_first(config_file, capsys):
     said = capsys.readouterr().err
     assert "did you mean lr?" in said and "nothing" not in said
     assert fedlit("check", config_file, "data.labels='???'", "keep_local=[nothing]") == 0  # no network without classes
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("algorithm.aggregate=fltrust", *SERVER_AND_BATCH, "buffers=local"),
+        ("algorithm.aggregate=fltrust", *SERVER_AND_BATCH, "algorithm=silobn"),
+        ("algorithm.aggregate=median", *SERVER_AND_BATCH),
+        ("algorithm=frequency_mixing", "algorithm.num_frequencies=11", SIZED),
+        ("algorithm=frequency_mixing", "algorithm.num_frequencies=12", "algorithm.strength=0", SIZED),
+        ("network.amplitude_norm=11", SIZED),
+    ],
+)
+def test_what_fits_is_let_pass(config_file, words):
+    assert fedlit("check", config_file, *words) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (("algorithm=frequency_mixing", "algorithm.num_frequencies=16"), "algorithm.num_frequencies=16"),
+        (("network.amplitude_norm=16",), "network.amplitude_norm=16"),
+    ],
+)
+def test_pictures_of_unknown_size_are_looked_at_before_the_first_round(config_file, tmp_path, capsys, words, key):
+    assert fedlit("run", config_file, *words, "num_rounds=1") == 2
+    assert f"{key} needs pictures of 33 pixels or more on each side, and there is one of (32, 32)" in "".join(
+        capsys.readouterr()
+    )
+    assert not (tmp_path / "run" / "metrics.csv").exists()

@@ -91,7 +91,7 @@ def test_a_rule_can_be_given_to_the_outer_algorithm():
     ("make", "words"),
     [
         (lambda: Ditto(pull=-1), "pull=-1 is not allowed; use 0 or more"),
-        (lambda: Ditto(pull=float("nan")), "pull=nan is not allowed; use 0 or more"),
+        (lambda: Ditto(pull=float("nan")), "pull=nan is not allowed; use a finite number, 0 or more"),
         (lambda: FineTuning(epochs=0), "epochs=0 is not allowed; use 1 or more"),
         (lambda: FineTuning(steps=0), "steps=0 is not allowed; use 1 or more"),
     ],

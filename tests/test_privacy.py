@@ -32,6 +32,7 @@ pytest.importorskip("dp_accounting", reason="the extra `privacy` is not installe
 
 QUIET = CaseLevel(clip=math.inf, noise_multiplier=0, epsilon=None)
 NUM_CASES, STEPS = 6, 3
+CLIP = 0.7
 
 
 def sgd(parameters):
@@ -138,6 +139,30 @@ def test_every_case_is_clipped_as_one_vector():
     torch.testing.assert_close(found["a"], torch.tensor([0.6 + 0.3, 0.0]))
     torch.testing.assert_close(found["b"], torch.tensor([0.8 + 0.4]))
     assert all(torch.equal(clipped_sum(gradients, math.inf)[name], value.sum(0)) for name, value in gradients.items())
+
+
+def test_a_step_is_that_of_opacus_own_optimizer():
+    """The sum of the clipped gradients of a step's cases, divided by how many it draws on average."""
+    from opacus.grad_sample import GradSampleModule
+    from opacus.optimizers import DPOptimizer
+
+    site, plan = patients(), private(replace(QUIET, clip=CLIP), steps=1, batch_size=NUM_CASES)
+    ((request,),) = plan.requests(site, 0)
+    found = {}
+    fitted(plan, site, openings={"correct": lambda network: found.update(gradients_of(network))})
+    network, batch = make_network(), site.train.batch(request.indices, request.seeds)
+    module = GradSampleModule(network)
+    optimizer = DPOptimizer(sgd(network.parameters()), noise_multiplier=0.0, max_grad_norm=CLIP, expected_batch_size=4)
+    DiceBCE()(module(batch["image"].requires_grad_()), batch["target"]).backward()
+    norms = torch.cat([value.flatten(1) for value in optimizer.grad_samples], dim=1).norm(dim=1)
+    assert norms.min() < CLIP < norms.max()
+    assert optimizer.pre_step()
+    for name, value in gradients_of(network).items():
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-6)
+
+
+def gradients_of(network):
+    return {name: value.grad.clone() for name, value in network.named_parameters()}
 
 
 def by_hand(plan, site, penalty=None):

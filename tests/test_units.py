@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlit.units import duration, megabytes
+from fedlit.units import counted, duration, megabytes
 
 
 def test_times_and_sizes_have_readable_units():
@@ -12,3 +12,7 @@ def test_times_and_sizes_have_readable_units():
     assert [megabytes(value) for value in (0, 12, 99_999, 14_700_000, 3_200_000_000)] == [
         "0.0 MB", "0.000 MB", "0.100 MB", "14.7 MB", "3.2 GB",
     ]  # fmt: skip
+
+
+def test_one_thing_is_not_many():
+    assert [counted(num, "step") for num in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]

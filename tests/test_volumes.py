@@ -100,8 +100,8 @@ def loaded(root, **options):
 
 def test_prepared_slices_are_the_cases_that_prepared_volumes_are(tmp_path):
     source = prostate_volumes(tmp_path / "source", {"UCL": [25, 26, 32, 33]})
-    assert prepare("prostate", source, tmp_path / "slices") == 0
-    assert prepare("prostate", source, tmp_path / "volumes", "--volumes") == 0
+    assert prepare("prostate", source, tmp_path / "slices", "--sites", "UCL") == 0
+    assert prepare("prostate", source, tmp_path / "volumes", "--volumes", "--sites", "UCL") == 0
     for options in ({}, {"image_size": 8}, {"resplit_seed": 1}):
         slices, volumes = loaded(tmp_path / "slices", **options), loaded(tmp_path / "volumes", **options)
         for split in ("train", "val", "test"):
@@ -188,7 +188,8 @@ def test_half_of_a_spacing_is_refused_and_none_counts_pixels(tmp_path):
 
 def test_volumes_stay_whole_wherever_patients_go(tmp_path):
     source = prostate_volumes(tmp_path / "source", {"UCL": [*range(25, 31)], "HK": [*range(25, 31)]}, shape=(2, 8, 8))
-    assert prepare("prostate", source, tmp_path / "out", "--split", "seeded", "--workers", 1) == 0
+    words = ("--sites", "UCL,HK", "--split", "seeded", "--workers", 1)
+    assert prepare("prostate", source, tmp_path / "out", *words) == 0
     sites = Manifest(root=str(tmp_path / "out"), labels={"prostate": 255}, deal_seed=3).load()
     trained = [case for site in sites for case in site.train.cases]
     with (tmp_path / "out" / "sites.csv").open(newline="") as stream:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -110,6 +110,11 @@ class Aggregation(ABC):
         return False
 
     @property
+    def stretches(self) -> bool:
+        """It may follow a change further than was asked for (a scale above 1), which no running statistic bears."""
+        return False
+
+    @property
     def per_coordinate(self) -> PerCoordinate | None:
         """How the chosen updates become one, where it is not their mean."""
         return None
@@ -160,6 +165,18 @@ class Comparing(Aggregation):
 
     @abstractmethod
     def choose(self, differences: Differences) -> Chosen: ...
+
+
+def check_stretched(rule: Aggregation, buffers: Sequence[str]) -> None:
+    """Raises BadInput where there are float buffers among the entries whose changes a rule has stretched, or may."""
+    while isinstance(inner := getattr(rule, "rule", None), Aggregation):
+        rule = inner  # which is the one that stretches
+    if buffers:
+        raise BadInput(
+            f"algorithm.aggregate: {type(rule).__name__} makes small updates larger, and a running statistic "
+            f"({buffers[0]}), such as a variance that must stay above 0, may not be carried on so; use buffers=local, "
+            "or a network without running statistics, such as norm=group"
+        )
 
 
 def weighted(differences: Differences, coefficients: Tensor) -> Chosen:

@@ -29,6 +29,10 @@ class FLTrust(Comparing):
     def needs_root(self) -> bool:
         return True
 
+    @property
+    def stretches(self) -> bool:
+        return True
+
     def coefficients(self, num_samples: Mapping[str, int]) -> Coefficient:
         if ROOT not in num_samples:
             raise BadInput(MISSING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -31,12 +32,12 @@ class GeometricMedian(Comparing):
     tolerance: float = 1e-10
 
     def __post_init__(self) -> None:
-        if not self.smoothing > 0:
-            raise ValueError(f"smoothing={self.smoothing!r} is not allowed; use a number above 0")
+        if not 0 < self.smoothing < math.inf:
+            raise ValueError(f"smoothing={self.smoothing!r} is not allowed; use a finite number above 0")
         if self.num_iterations < 1:
             raise ValueError(f"num_iterations={self.num_iterations!r} is not allowed; use 1 or more")
-        if not self.tolerance >= 0:
-            raise ValueError(f"tolerance={self.tolerance!r} is not allowed; use 0 or more")
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(f"tolerance={self.tolerance!r} is not allowed; use a finite number, 0 or more")
 
     @property
     def needs_validation(self) -> bool:

@@ -24,6 +24,10 @@ class Screening(Comparing):
         return self.rule.needs_root
 
     @property
+    def stretches(self) -> bool:
+        return self.rule.stretches
+
+    @property
     def needs_validation(self) -> bool:
         return self.rule.needs_validation
 

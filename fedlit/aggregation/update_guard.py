@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from fedlit.aggregation.base import Chosen, Differences
+from fedlit.aggregation.base import ROOT, Aggregation, Chosen, Differences
 from fedlit.aggregation.screening import Screening
 from fedlit.errors import ClientFailed
 
@@ -25,8 +26,9 @@ LEAST_SPREAD = 0.1
 class UpdateGuard(Screening):
     """An update is an outlier where |w_k - w| is above median + num_deviations 1.4826 MAD over the round's updates.
 
-    MAD is the median absolute deviation of the norms, at least a tenth of their median. What is done is recorded:
-    `dropped` and `warnings` of the run's summary name the round, the client and the norm.
+    MAD is the median absolute deviation of the norms, at least a tenth of their median. What the server trains itself,
+    see `FLTrust`, is no client's update and no candidate. What is done is recorded: `guard` of the run's summary counts
+    it by client, `dropped` and `warnings` name the round, the client and the norm.
 
     Args:
         policy: `fail` the round, `drop` the client from it (it remembers nothing of it), or `clip` the change to the
@@ -54,24 +56,51 @@ class UpdateGuard(Screening):
 
     def choose(self, differences: Differences) -> Chosen:
         norms, count = differences.norms(), len(differences)
-        finite = norms.isfinite()
-        if not finite.any():
-            raise ClientFailed("no update of the round is finite; lower lr or set gradient_clip")
-        limit, median = self.limit(norms[finite])
-        broken = {differences.names[place]: "its update holds NaN or Inf" for place in (~finite).nonzero().flatten()}
-        large = {
-            differences.names[place]: f"its update's norm {norms[place]:.3g} is above the limit {limit:.3g} "
-            f"(the median of {int(finite.sum())} is {median:.3g})"
-            for place in (finite & (norms > limit)).nonzero().flatten()
-        }
+        limit, broken, large = self.outliers(differences.names, norms)
         if self.policy == "fail" and (reasons := {**broken, **large}):
             name = min(reasons)
             raise ClientFailed(f"client {name!r}: {reasons[name]}; UpdateGuard's policy is fail")
         dropped = broken if self.policy == "clip" else {**broken, **large}
         kept = torch.tensor([place for place, name in enumerate(differences.names) if name not in dropped])
-        scales = torch.where(norms[kept] > limit, limit / norms[kept], torch.ones_like(norms[kept]))
+        is_large = torch.tensor([name in large for name in differences.names])[kept]
+        scales = torch.where(is_large, limit / norms[kept], torch.ones_like(norms[kept]))
         inner = self.rule.choose(differences.only(kept).scaled(scales))
         coefficients, all_scales = torch.zeros(count, dtype=torch.float64), torch.ones(count, dtype=torch.float64)
         coefficients[kept], all_scales[kept] = inner.coefficients, inner.scales * scales
         clipped = {} if self.policy == "drop" else large
         return Chosen(coefficients, all_scales, {**dropped, **inner.dropped}, {**clipped, **inner.clipped})
+
+    def outliers(self, names: Sequence[str], norms: Tensor) -> tuple[float, dict[str, str], dict[str, str]]:
+        """The limit; the clients whose updates are not finite, and those whose norms are above it, and why.
+
+        Raises:
+            ClientFailed: no client's update is finite, or not that which all are compared with.
+        """
+        finite = norms.isfinite()
+        if ROOT in names and not finite[names.index(ROOT)]:
+            raise ClientFailed(
+                "the update of the server's own site holds NaN or Inf, and all others are compared with it; lower lr "
+                "or set gradient_clip"
+            )
+        sound = finite & torch.tensor([name != ROOT for name in names])
+        if not sound.any():
+            raise ClientFailed("no update of the round is finite; lower lr or set gradient_clip")
+        limit, median = self.limit(norms[sound])
+        broken = {names[place]: "its update holds NaN or Inf" for place in (~finite).nonzero().flatten()}
+        large = {}
+        for place in (sound & (norms > limit)).nonzero().flatten():
+            norm, most = apart(float(norms[place]), limit)
+            reason = f"its update's norm {norm} is above the limit {most} (the median of {int(sound.sum())} is"
+            large[names[place]] = f"{reason} {median:.3g})"
+        return limit, broken, large
+
+
+def apart(one: float, other: float) -> tuple[str, str]:
+    """Two different numbers in as few digits, from three on, as tell them apart."""
+    texts = ((f"{one:.{digits}g}", f"{other:.{digits}g}") for digits in range(3, 18))
+    return next(pair for pair in texts if pair[0] != pair[1])
+
+
+def is_guarded(rule: Aggregation) -> bool:
+    """An update guard is this rule, or inside it."""
+    return isinstance(rule, UpdateGuard) or (isinstance(rule, Screening) and is_guarded(rule.rule))

@@ -43,7 +43,7 @@ class APFL(Personalising):
         super().__post_init__()
         require(
             alpha=(self.alpha, 0 < self.alpha <= 1, "above 0, at most 1"),
-            alpha_lr=(self.alpha_lr, 0 <= self.alpha_lr < float("inf"), "0 or more"),
+            alpha_lr=(self.alpha_lr, self.alpha_lr >= 0, "0 or more"),
         )
 
     def personalise(self, client: Client, broadcast: Broadcast, memory: Slots) -> Slots:

@@ -79,6 +79,9 @@ class Algorithm(ABC):
         """
         return ()
 
+    def check_size(self, size: Sequence[int]) -> None:  # noqa: B027 (most take any)
+        """Raises BadInput where training pictures of this (H, W) are too small."""
+
     def cohort(self, server: Server, names: Sequence[str], sampling: Sampling) -> list[str]:
         """The clients of the coming round."""
         return sampling(names, server.round)
@@ -115,8 +118,13 @@ def step_towards(server: Server, aggregate: Aggregate, lr: float) -> Server:
 
 
 def require(**holds: tuple[float, bool, str]) -> None:
-    """Raises ValueError for the first of the arguments (value, whether it is allowed, what is) that is not allowed."""
+    """Raises ValueError for the first of the arguments (value, whether it is allowed, what is) that is not allowed.
+
+    NaN and Inf never are.
+    """
     for name, (value, is_allowed, allowed) in holds.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name}={value!r} is not allowed; use a finite number, {allowed}")
         if not is_allowed:
             raise ValueError(f"{name}={value!r} is not allowed; use {allowed}")
 

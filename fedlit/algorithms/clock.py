@@ -48,9 +48,9 @@ class Clock:
                 bool(each) and all(0 < value < math.inf for value in each),
                 "numbers above 0",
             ),
-            spread=(self.spread, 0 <= self.spread < math.inf, "0 or more"),
+            spread=(self.spread, self.spread >= 0, "0 or more"),
             stragglers=(self.stragglers, 0 <= self.stragglers <= 1, "a share from 0 to 1"),
-            slowdown=(self.slowdown, 1 <= self.slowdown < math.inf, "1 or more"),
+            slowdown=(self.slowdown, self.slowdown >= 1, "1 or more"),
             dropout=(self.dropout, 0 <= self.dropout < 1, "0 or more, below 1"),
         )
 

@@ -44,7 +44,7 @@ class FedBuff(Algorithm):
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
-        require(lr=(self.lr, 0 < self.lr < math.inf, "above 0"))
+        require(lr=(self.lr, self.lr > 0, "above 0"))
         require_own_weights(self.aggregate, "FedBuff")
 
     def participants(self, sites: Sequence[Site]) -> list[Site]:

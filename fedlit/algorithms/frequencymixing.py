@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from fedlit.algorithms.base import Algorithm, require
 from fedlit.client import Client
 from fedlit.data.pictures import Pictures
 from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
-from fedlit.networks.amplitudes import amplitudes_of, mixed, of_all
+from fedlit.networks.amplitudes import amplitudes_of, check_frequencies, mixed, of_all
 from fedlit.training import Batch
 from fedlit.weights import Weights
 
@@ -23,8 +23,11 @@ class FrequencyMixing(Algorithm):
     """FedAvg over pictures whose low-frequency amplitudes are mixed with those of another site; phases stay.
 
     Which site, and how much of it, is drawn for each picture of each step. Every client sends the mean amplitude
-    spectrum of its training pictures and sees those of all others, from the second round on. FedDG exchanges the
-    spectrum of every picture; its episodic learning and its boundary loss are not part of this.
+    spectrum of its training pictures and sees those of all others, from the second round on.
+
+    Of FedDG this is one half: amplitude spectra are exchanged, and training pictures are augmented with them. The other
+    half is not in it: no episodic learning (no meta-train and meta-test step) and no boundary loss; each step descends
+    the experiment's own loss. And FedDG exchanges the spectrum of every picture, here it is the mean of a site.
 
     Args:
         strength: the share of the other site's amplitudes is drawn from 0 to this; 1 in the paper. 0 is FedAvg.
@@ -46,6 +49,10 @@ class FrequencyMixing(Algorithm):
     def exchanged(self) -> str:
         side = 2 * self.num_frequencies + 1
         return f"every site's mean amplitude spectrum, {side} x {side} frequencies a channel" if self.strength else ""
+
+    def check_size(self, size: Sequence[int]) -> None:
+        if self.strength:
+            check_frequencies(size, self.num_frequencies, "algorithm.num_frequencies")
 
     def broadcast(self, server: Server) -> Broadcast:
         places = {f"place/{name}": place for place, name in enumerate(server.clients)} if self.strength else {}
@@ -85,6 +92,7 @@ class FrequencyMixing(Algorithm):
 
         def objective(network: nn.Module, batch: Batch) -> Tensor:
             images = batch["image"].to(client.device)
+            self.check_size(images.shape[-2:])
             whose = torch.randint(len(spectra), (len(images),))
             shares = self.strength * torch.rand(len(images))
             return client.objective(network, {**batch, "image": mixed(images, spectra[whose], shares)})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +14,7 @@ from fedlit.algorithms.base import Algorithm, Sampling
 from fedlit.algorithms.fedavg import FedAvg
 from fedlit.client import Client
 from fedlit.data.site import Site
+from fedlit.errors import BadInput
 from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
 from fedlit.resident import Resident
 from fedlit.training import LocalTraining
@@ -52,10 +55,16 @@ class Personalising(Algorithm):
         return self.inner.exchanged
 
     def participants(self, sites: Sequence[Site]) -> list[Site]:
-        return self.inner.participants(sites)
+        with named_inside():
+            return self.inner.participants(sites)
 
     def kept(self, resident: Resident) -> tuple[str, ...]:
-        return self.inner.kept(resident)
+        with named_inside():
+            return self.inner.kept(resident)
+
+    def check_size(self, size: Sequence[int]) -> None:
+        with named_inside():
+            self.inner.check_size(size)
 
     def cohort(self, server: Server, names: Sequence[str], sampling: Sampling) -> list[str]:
         return self.inner.cohort(server, names, sampling)
@@ -81,6 +90,15 @@ class Personalising(Algorithm):
             client: after its local update; the resident network holds what it has learnt locally.
             memory: what it is about to remember, that of earlier rounds included.
         """
+
+
+@contextmanager
+def named_inside() -> Iterator[None]:
+    """What the inner algorithm refuses names its keys as they are in the experiment."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(re.sub(r"^algorithm\.", "algorithm.inner.", str(error))) from error
 
 
 def train_apart(

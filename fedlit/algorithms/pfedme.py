@@ -40,10 +40,10 @@ class PFedMe(Algorithm):
 
     def __post_init__(self) -> None:
         require(
-            pull=(self.pull, 0 <= self.pull < float("inf"), "0 or more"),
+            pull=(self.pull, self.pull >= 0, "0 or more"),
             inner_steps=(self.inner_steps, self.inner_steps >= 1, "1 or more"),
             share=(self.share, 0 < self.share <= 1, "above 0, at most 1"),
-            lr=(self.lr, 0 < self.lr < float("inf"), "above 0"),
+            lr=(self.lr, self.lr > 0, "above 0"),
         )
 
     @property

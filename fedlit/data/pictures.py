@@ -116,6 +116,12 @@ class Pictures:
         sizes = np.unique(self._pack.sizes[self._rows], axis=0)
         return tuple(sizes[0].tolist()) if len(sizes) == 1 else None
 
+    @property
+    def smallest(self) -> tuple[int, int] | None:
+        """(H, W) of the picture with the shortest side; None where there are no pictures."""
+        sizes = self._pack.sizes[self._rows]
+        return tuple(sizes[sizes.min(axis=1).argmin()].tolist()) if len(sizes) else None
+
     def request(self, indices: Sequence[int] | np.ndarray, seeds: Sequence[int] | None = None) -> Request:
         """What `batch` would read. One seed per picture asks for augmentation."""
         indices = np.array(indices, np.int64)

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fedlit.aggregation import Aggregation, Chosen, Coefficient, Comparing, Differences, PerCoordinate
+from fedlit.aggregation import ROOT, Aggregation, Chosen, Coefficient, Comparing, Differences, PerCoordinate
+from fedlit.aggregation.base import check_stretched
 from fedlit.errors import BadInput
 from fedlit.fleet.exchange import mean_of_all
 from fedlit.fleet.rows import Rows
@@ -25,6 +26,11 @@ class Outcome(NamedTuple):
     tensors: dict[str, Tensor]
     dropped: Mapping[str, str]
     clipped: Mapping[str, str]
+
+    def screened(self) -> dict[str, str]:
+        """Which of the two became of whom; what the server trains itself is no client's."""
+        found = {**dict.fromkeys(self.clipped, "clipped"), **dict.fromkeys(self.dropped, "dropped")}
+        return {name: what for name, what in found.items() if name != ROOT}
 
 
 class Collected(Protocol):
@@ -146,13 +152,8 @@ class Kept:
 
     def _refuse_stretched(self, chosen: Chosen, like: Weights) -> None:
         """Raises BadInput where a running variance could become negative."""
-        stretched = [f"weights/{name}" for name in self.buffers if f"weights/{name}" in like]
-        if stretched and bool((chosen.scales > 1).any()):
-            raise BadInput(
-                f"algorithm.aggregate: {type(self.rule).__name__} makes small updates larger, and a running variance "
-                f"({stretched[0].removeprefix('weights/')}) may not be carried on so; use buffers=local or a network "
-                "with norm=group"
-            )
+        if bool((chosen.scales > 1).any()):
+            check_stretched(self.rule, [name for name in self.buffers if f"weights/{name}" in like])
 
     def _mean(self, chosen: Chosen, rows: Rows, start: Tensor) -> Tensor:
         """The weighted mean of the chosen updates of all processes, each followed as far as its scale says."""

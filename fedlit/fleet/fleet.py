@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -136,7 +135,8 @@ class Fleet:
         self.seconds_of_rounds += time.perf_counter() - start
         dropped = {name: reason for name, (reason, _) in failures.items()} | dict(outcome.dropped)
         dropped = dict(sorted(dropped.items()))
-        aggregate = replace(restore(Aggregate, {}, outcome.tensors), reports=tuple(reports), dropped=dropped, root=root)
+        found = {"reports": tuple(reports), "dropped": dropped, "root": root, "screened": outcome.screened()}
+        aggregate = restore(Aggregate, found, outcome.tensors)
         buffers = self.workbench.resident.buffers
         return self.channel.receive(aggregate, broadcast, len(cohort), buffers, self._spread)
 

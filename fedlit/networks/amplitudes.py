@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +40,21 @@ class AmplitudeNorm(nn.Module):
         return mixed(image, wanted, torch.ones(len(image)))
 
 
+def check_frequencies(size: Sequence[int], count: int, key: str = "num_frequencies") -> None:
+    """Raises BadInput, naming `key`, where pictures of this (H, W) do not have the frequencies -count ... count."""
+    side, least = min(size), 2 * count + 1
+    if side < least:
+        raise BadInput(
+            f"{key}={count} needs pictures of {least} pixels or more on each side, and there is one of {tuple(size)}; "
+            f"use {(side - 1) // 2} or less"
+        )
+
+
 def amplitudes_of(images: Tensor, count: int) -> Tensor:
-    """The amplitudes [B, C, n, n] of the frequencies -count ... count, independent of the pictures' size."""
+    """The amplitudes [B, C, n, n] of the frequencies -count ... count, independent of the pictures' size.
+
+    Pictures of fewer frequencies tell some of them twice; see `check_frequencies`.
+    """
     transform = torch.fft.fft2(images.float(), norm="forward")
     return transform[(..., *low_frequencies(images, count))].abs()
 
@@ -60,11 +75,7 @@ def mixed(images: Tensor, spectra: Tensor, shares: Tensor) -> Tensor:
     Raises:
         BadInput: the pictures have fewer frequencies.
     """
-    if min(images.shape[-2:]) < spectra.shape[-1]:
-        raise BadInput(
-            f"num_frequencies={spectra.shape[-1] // 2} needs pictures of {spectra.shape[-1]} pixels or more "
-            f"on each side, and there is one of {tuple(images.shape[-2:])}; use less"
-        )
+    check_frequencies(images.shape[-2:], spectra.shape[-1] // 2)
     place = (..., *low_frequencies(images, spectra.shape[-1] // 2))
     spectra, each = spectra.to(images.device, torch.float32), of_all(shares.to(images.device, torch.float32))
     transform = torch.fft.fft2(images.float(), norm="forward")

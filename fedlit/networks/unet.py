@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedlit.networks.amplitudes import AmplitudeNorm
+from fedlit.networks.amplitudes import AmplitudeNorm, check_frequencies
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
@@ -98,8 +98,14 @@ class UNet(nn.Module):
         """The layer that makes logits of features."""
         return self.head
 
+    def check_size(self, size: Sequence[int]) -> None:
+        """Raises BadInput where pictures of this (H, W) are too small."""
+        if self.amplitude_norm is not None:
+            check_frequencies(size, self.amplitude_norm.num_frequencies, "network.amplitude_norm")
+
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
+        self.check_size((height, width))
         x = _pad(image if self.amplitude_norm is None else self.amplitude_norm(image), self.stride)
         skips: list[Tensor] = []
         for encoder in self.encoders:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from fedlit.privacy.accounting import MOST, Accountant, epsilon, least_noise
 from fedlit.transforms.accounting import MISSING, is_installed
+from fedlit.units import counted
 
 if TYPE_CHECKING:
     from fedlit.data.site import Site
@@ -138,7 +139,7 @@ class CasePrivacy:
         wanted, settings = self.settings.epsilon, self.settings
         if wanted is None:
             return
-        of_steps = f"{self.num_rounds} rounds of {self.steps_per_round} steps"
+        of_steps = f"{counted(self.num_rounds, 'round')} of {counted(self.steps_per_round, 'step')}"
         drawn = f"{self.num_cases} cases, about {self.expected if self.rate < 1 else self.num_cases} in a step"
         found = math.inf if math.isinf(self.noise_multiplier) else self.epsilon_after(self.num_rounds)
         if found <= wanted:

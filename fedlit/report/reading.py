@@ -112,4 +112,7 @@ def notices(summary: Mapping[str, Any]) -> list[str]:
     if isinstance(dropped, Mapping):
         dropped = [f"{site}: {reason}" for site, reason in dropped.items()]
     found += [f"Dropped client: {text}" for text in dropped]
+    for site, counts in (summary.get("guard") or {}).items():
+        if any(counts.values()):
+            found.append(f"Update guard: {site} was dropped {counts['dropped']} x and clipped {counts['clipped']} x.")
     return found + [f"Warning: {text}" for text in summary.get("warnings") or ()]
