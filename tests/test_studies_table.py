@@ -166,6 +166,24 @@ def test_what_lies_within_the_seeds_deviations_is_level_and_no_win(row):
     assert "and what lies within their deviations over seeds" in said and "by more than these and with p < 0.05" in said
 
 
+def test_a_model_that_cannot_be_made_reads_not_applicable(tmp_path):
+    """The runs were to make it and have none, as AdaBN of a network without BatchNorm; no word of missing scores."""
+    named = {"adabn": {"_target_": "fedlit.prediction.AdaBN"}, "tent": {"_target_": "fedlit.prediction.TENT"}}
+    path = finished_run(tmp_path / "x", {"a": BASE, "b": BASE, ("a", "tent"): BETTER}, prediction=named)
+    runs = {(None, 0): read_result(path)}
+    rows = [Row("base", runs), Row("AdaBN", runs, "adabn"), Row("TENT", runs, "tent"), Row("SAR", runs, "sar")]
+    table = scored(rows, design("a", "b"), "dice")
+    _, adabn, tent, sar = (line.values for line in table.lines)
+    for column in (SITE_A, SITE_B, MEAN, WORST, GAP):
+        assert adabn[column].absent == adabn[column].untested == "not applicable" and adabn[column].spread.mean is None
+    assert tent[SITE_A].spread.mean == pytest.approx(0.66)
+    assert tent[SITE_B].absent == tent[MEAN].absent == "not applicable"
+    assert not sar[SITE_A].absent and all(
+        remark.startswith("SAR: no dice of the sar model") for remark in table.remarks
+    )
+    assert as_text(table, with_costs=False).rows[1][1].text == "not applicable" and len(table.remarks) == 2
+
+
 def test_seconds_are_a_cost_of_their_own(row):
     table = replace(scored([row("base", {"a": BASE})], design("a"), "dice"), costs=("MB", "seconds"))
     assert "| base | **0.625** | 5.0 | 3600 |" in as_markdown("T", [table], []).splitlines()

@@ -78,6 +78,7 @@ class Numbers:
 
     Args:
         has_one_unit: at all sites; without that nothing is averaged or compared over sites.
+        gaps: scores that are missing, and where.
     """
 
     row: Row
@@ -89,6 +90,17 @@ class Numbers:
     @property
     def seeds_asked(self) -> tuple[int, ...]:
         return self.design.seeds if self.row.seeds is None else self.row.seeds
+
+    @cached_property
+    def inapplicable(self) -> set[str]:
+        """The sites for which the row's model cannot be made."""
+        results = [(fold, result) for (fold, _), result in self.row.results.items()]
+        return {
+            site
+            for site in self.design.sites
+            for fold, result in results
+            if fold in self.design.folds_that_score(site) and result.lacks(site, self.row.model)
+        }
 
     @cached_property
     def cases(self) -> dict[str, dict[int, dict[str, float | None]]]:
@@ -104,6 +116,8 @@ class Numbers:
             result = self.row.results.get((fold, seed))
             if result is None:
                 return {}
+            if site in self.inapplicable:
+                return {}
             scores = result.scores(site, self.metric, self.row.model)
             if all(value is None for value in scores.values()):
                 model = self.row.model or result.model
@@ -114,6 +128,12 @@ class Numbers:
                 return {}
             found.append(scores)
         return {case: mean(scores.get(case) for scores in found) for case in dict.fromkeys(c for s in found for c in s)}
+
+    def absent(self, column: Column) -> str:
+        """`not applicable`, where there can be no number."""
+        kind, site = column
+        sites = {site} if kind == "site" else {*self.design.sites}
+        return "not applicable" if sites & self.inapplicable else ""
 
     def over_seeds(self, column: Column) -> list[float]:
         """One number for each seed that is complete."""

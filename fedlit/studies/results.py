@@ -62,6 +62,14 @@ class Result:
             model = self.model if self.roles.get(site) == "member" else self.elsewhere or self.model
         return next((self.cases[key] for unit in UNITS if (key := (site, model, metric + unit)) in self.cases), {})
 
+    def lacks(self, site: str, model: str | None) -> bool:
+        """The run was to make this model, and of what it had none could be made for the site; others are scored there.
+
+        Such as AdaBN of a network without BatchNorm.
+        """
+        scored = {name for found, name, _ in self.cases if found == site}
+        return model in self.config.prediction and bool(scored) and model not in scored
+
     def unit(self, metric: str) -> str:
         """The metric as this run's tables name it."""
         there = {name for _, _, name in self.cases}

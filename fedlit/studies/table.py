@@ -134,7 +134,10 @@ def units_of(rows: Sequence[Row], design: Design, metric: str) -> dict[str, list
 
 def _column(numbers: Sequence[Numbers], reference: Numbers, column: Column, patients: Patients | None) -> list[Value]:
     every = [(each, each.over_seeds(column)) for each in numbers]
-    values = [Value(Spread.of(found), len(found), len(found) == len(each.seeds_asked)) for each, found in every]
+    values = [
+        Value(Spread.of(found), len(found), len(found) == len(each.seeds_asked), absent=each.absent(column))
+        for each, found in every
+    ]
     is_lowest_best = column[0] == GAP or is_lower_better(reference.metric)
     values = _marked(values, values[numbers.index(reference)].spread, is_lowest_best=is_lowest_best)
     tests = {each.row.name: _test(each, reference, column, patients) for each in numbers if each is not reference}
@@ -142,7 +145,7 @@ def _column(numbers: Sequence[Numbers], reference: Numbers, column: Column, pati
     done = []
     for each, value in zip(numbers, values, strict=True):
         found = "reference" if each is reference else tests[each.row.name]
-        why = found if isinstance(found, str) else ""
+        why = value.absent or (found if isinstance(found, str) else "")
         done.append(replace(value, p=None if why else corrected[each.row.name], untested=why))
     return done
 
