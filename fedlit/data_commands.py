@@ -39,7 +39,7 @@ class PrepareCommand(click.Command):
 @click.option("--sites", metavar="A,B,...", help="Only these sites.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of splits that are not published.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; one for each core by default.")
-@click.option("--split", help="prostate: iopfl (default), fedfms or seeded.")
+@click.option("--split", help="prostate: iopfl (default), fedfms or seeded; fundus, nuclei, fets: fedfms.")
 @click.option("--volumes", is_flag=True, help="prostate: whole volumes as NIfTI in place of their slices.")
 @click.option("--neighbours", is_flag=True, help="prostate: the slices before and after as channels.")
 @click.option("--ring", is_flag=True, help="fundus: the class disc is the rim alone, as FedFMS reads it.")

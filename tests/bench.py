@@ -1,7 +1,7 @@
 """What fedlit costs, as ratios against bare PyTorch in the same process: python -m tests.bench [NAME ...]
 
-Names: sites, clients, memory, start, pair, sharing, mean, sam, sam_ways, sam_cache, sam_gpu, routing. Medians over
-alternating rounds; nothing here decides a test.
+Names: sites, clients, memory, start, pair, sharing, mean, sam, sam_ways, sam_cache, sam_gpu, routing,
+preparation. Medians over alternating rounds; nothing here decides a test.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fedlit.fleet import World
 from fedlit.losses import DiceBCE
 from fedlit.machine import resolve, start
 from fedlit.provenance import provenance
-from tests import bench_routing, bench_sam, bench_sam_ways
+from tests import bench_preparation, bench_routing, bench_sam, bench_sam_ways
 from tests.conftest import REAL_DATA, write_manifest
 
 
@@ -211,6 +211,7 @@ BENCHES: dict[str, Callable[[Path], None]] = {
     "sam_cache": bench_sam.bench_sam_cache,
     "sam_gpu": bench_sam.bench_sam_gpu,
     "routing": bench_routing.bench_routing,
+    "preparation": bench_preparation.bench_preparation,
 }
 
 

@@ -1,5 +1,6 @@
 """What holds for every data set that is prepared: same files twice, going on, OUT alone is written, clear errors."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from fedlit.preparation import cxr, writing
 from fedlit.preparation import prepare as preparing
-from fedlit.preparation import writing
+from fedlit.preparation.prostate import SITES
+from tests import drawn_sources
 from tests.preparation_sources import (
     check_and_plan,
     description,
@@ -17,9 +20,12 @@ from tests.preparation_sources import (
     prostate_volumes,
     rows_of,
     save,
+    save_nifti,
     square,
     tree_hashes,
 )
+from tests.test_preparation_chest_and_retina import retina
+from tests.test_preparation_prostate import sliced
 
 
 def lungs(root: Path, counts: dict[str, int], *, reverse: bool = False) -> Path:
@@ -143,6 +149,12 @@ def test_nothing_usable_is_bad_input(tmp_path, capsys):
         (("prostate", "source", "out"), "Case"),
         (("cxr", "source", "out"), "MontgomerySet"),
         (("fets", "source", "out"), "found the folders: a/images, a/masks"),
+        (("fets", "source", "out"), "partitioning_1.csv with the columns Partition_ID and Subject_ID, or --partition"),
+        *(
+            ((name, "source", "out", "--split", "iopfl"), "--split iopfl: allowed is fedfms")
+            for name in ("fundus", "nuclei", "fets")
+        ),
+        (("cxr", "source", "out", "--split", "fedfms"), "--split is an option of prostate, fundus, nuclei, fets"),
     ],
 )
 def test_wrong_words_and_places_are_refused_before_anything_is_written(words, message, tmp_path, monkeypatch, capsys):
@@ -186,15 +198,79 @@ def test_a_full_disk_is_one_clear_line_and_is_gone_on_from(tmp_path, capsys, mon
     def full(out, path, content):
         left[0] -= 1
         if left[0] < 0:
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
         return write(out, path, content)
 
     monkeypatch.setattr(writing, "write", full)
     assert prepare("folder", source, tmp_path / "out") == 2
-    assert "No space left on device" in (told := capsys.readouterr().err) and "it goes on" in told
+    told = capsys.readouterr().err
+    assert (
+        "No space left on device" in told and "MB free" in told and "make room there" in told and "it goes on" in told
+    )
     monkeypatch.setattr(writing, "write", write)
     assert prepare("folder", source, tmp_path / "out") == 0
     assert "1 of 4 cases were there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO])
+def test_where_writing_is_not_allowed_room_is_no_way_out(number, tmp_path, capsys, monkeypatch):
+    def refused(out, path, content):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(writing, "write", refused)
+    assert prepare("folder", lungs(tmp_path / "source", {"a": 2}), tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert os.strerror(number) in told and "give another OUT" in told and "room" not in told and "MB" not in told
+
+
+def slices_of_prostates(root: Path) -> Path:
+    return sliced(root, {f"{site}/{part}": ["00_00.png", "01_00.png"] for site in SITES for part in ("train", "test")})
+
+
+def vessels(root: Path) -> Path:
+    retina(root)
+    return root
+
+
+def scans(root: Path) -> Path:
+    for number in range(3):
+        save_nifti(root / "a" / "images" / f"{number}.nii.gz", noise(3, 12, 10, seed=number))
+        save_nifti(root / "a" / "masks" / f"{number}.nii.gz", square(3, 12, 10, value=1))
+    return root
+
+
+def ward(root: Path) -> Path:
+    pytest.importorskip("pydicom")
+    from tests import test_preparation_dicom
+
+    return test_preparation_dicom.ward(root)
+
+
+PUBLISHED = {
+    "prostate": ("prostate", drawn_sources.prostate),
+    "prostate, slices": ("prostate", slices_of_prostates),
+    "fundus": ("fundus", drawn_sources.whole_fundus),
+    "fundus, regions": ("fundus", drawn_sources.cut_out_fundus),
+    "nuclei": ("nuclei", drawn_sources.nuclei),
+    "fets": ("fets", drawn_sources.fets, "--slices"),
+    "cxr": ("cxr", drawn_sources.chest),
+    "retina": ("retina", vessels),
+    "nifti": ("nifti", scans, "--slices"),
+    "dicom": ("dicom", ward),
+}
+
+
+@pytest.mark.parametrize("which", PUBLISHED)
+def test_a_data_set_that_is_prepared_twice_gives_the_same_files(which, tmp_path, monkeypatch):
+    """Whatever the folders are called: what is written tells neither when nor where."""
+    monkeypatch.setattr(cxr, "JSRT_SIDE", 2 * drawn_sources.SIDE)
+    name, write, *words = PUBLISHED[which]
+    source = write(tmp_path / "source")
+    assert prepare(name, source, tmp_path / "out", "--workers", 1, *words) == 0
+    source = source.rename(tmp_path / "elsewhere")
+    assert prepare(name, source, tmp_path / "again", "--workers", 1, *words) == 0
+    first, second = tree_hashes(tmp_path / "out"), tree_hashes(tmp_path / "again")
+    assert first == second and len(first) > 4
 
 
 def test_the_journal_is_plain_json_lines(tmp_path):

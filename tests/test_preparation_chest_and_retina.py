@@ -94,6 +94,19 @@ def test_raw_pictures_of_another_size_or_byte_order_are_named(tmp_path, monkeypa
     assert "12 bits, big-endian" in reasons["JSRT JPCLN002"]
 
 
+def test_a_site_whose_pictures_are_all_refused_is_not_described(tmp_path, monkeypatch, capsys):
+    source, out = tmp_path / "source", tmp_path / "out"
+    jsrt(source, monkeypatch)
+    montgomery_and_shenzhen(source)
+    for path in (source / "All247images").iterdir():
+        path.write_bytes(b"\0" * 100)
+    assert prepare("cxr", source, out, "--workers", 1) == 3
+    told, lines = capsys.readouterr().out, description(out)["conventions"]
+    assert "split: 70/10/20 of the patients by seed 0 at Montgomery, Shenzhen" in lines
+    assert "not found in SOURCE: cases of COVID-QU-Ex" in lines and all(line in told for line in lines)
+    assert not [line for line in lines if "JSRT" in line] and "JSRT JPCLN001: JPCLN001.IMG: 100 bytes" in told
+
+
 def test_covid_qu_ex_keeps_its_split(tmp_path, capsys):
     covid_qu_ex(tmp_path / "source")
     assert prepare("cxr", tmp_path / "source", tmp_path / "out") == 0

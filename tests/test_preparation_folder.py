@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedlit.data.reading import read_image, read_mask
-from fedlit.preparation.folder import codes_of, parse_foreground
+from fedlit.preparation.foreground import codes_of, parse_foreground
 from tests.preparation_sources import (
     check_and_plan,
     description,

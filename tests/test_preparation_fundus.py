@@ -97,6 +97,15 @@ def test_all_sources_are_read_by_their_own_values(tmp_path, capsys):
     assert {row["split"] for row in rows if "drishtiGS_005" in row["image"]} == {"test"}
     assert {row["group"] for row in rows if row["site"] == "RIM-ONE_r3"} == {"N-1", "N-2", "G-1", "G-2"}
     check_and_plan(out, capsys, unseen=("ORIGA",))
+    assert "not found in SOURCE: cases of RIM-ONE_DL\n" in told, "whole pictures were found: nothing of ROIs"
+    words = ("--split", "fedfms", "--sites", "REFUGE,Drishti-GS1")
+    assert prepare("fundus", source, out, *words) == 0
+    told = capsys.readouterr().out
+    assert "split: FedFMS, a tenth of a site's patients" in told and "masks of Drishti-GS1 are" in told
+    assert not [word for word in ("ORIGA", "RIM-ONE", "not found", "as published") if word in told]
+    counts = {site: [sum(row["site"] == site and row["split"] == split for row in rows_of(out))
+                     for split in ("train", "val", "test")] for site in ("REFUGE", "Drishti-GS1")}  # fmt: skip
+    assert counts == {"REFUGE": [14, 2, 0], "Drishti-GS1": [5, 1, 0]}
 
 
 def refuge_repacked(root, masks: str, *, test: bool):
@@ -254,7 +263,10 @@ def test_other_values_other_sizes_and_lost_partners_are_named(tmp_path, capsys):
 def test_the_real_regions_of_interest(tmp_path, capsys):
     out = tmp_path / "out"
     assert prepare("fundus", SAMPLES, out) == 0
-    assert "are read as 0 is cup, 128 disc rim, 255 background" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "are read as 0 is cup, 128 disc rim, 255 background" in told
+    assert "became val" not in told and "too few patients for a val at Drishti-GS, REFUGE_train" in told
+    assert "not found" not in told
     rows = rows_of(out)
     assert {row["site"] for row in rows} == {"Drishti-GS", "RIM-ONE_r3", "REFUGE_train", "REFUGE_val"}
     assert sorted(row["split"] for row in rows) == ["test"] * 4 + ["train"] * 4

@@ -109,6 +109,17 @@ def test_nuclei_of_four_sources(tmp_path, capsys):
     assert np.array_equal(read_image(out / patch["image"]).array[0], images[3])
     assert (read_mask(out / patch["mask"]).array[0] == 255).sum() == 36 + 64
     check_and_plan(out, capsys, unseen=("PanNuke2 Bile-duct",))
+    assert prepare("nuclei", source, out, "--split", "fedfms") == 0
+    told = capsys.readouterr().out
+    assert "not found in SOURCE: cases of PanNuke3, TCGA_brain\n" in told and "split: FedFMS" in told
+    splits = {(row["site"], row["group"]): row["split"] for row in rows_of(out)}
+    held_out = sorted(site for (site, _), split in splits.items() if split == "val")
+    assert held_out == sorted(sites) and {*splits.values()} == {"train", "val"}
+    for row in rows_of(out):
+        assert row["split"] == splits[row["site"], row["group"]], "a patient is whole"
+    assert prepare("nuclei", source, out, "--sites", "TNBC") == 0
+    told = capsys.readouterr().out
+    assert "of TNBC the patient is the slide" in told and "MoNuS" not in told and "PanNuke" not in told
 
 
 def test_the_second_release_of_tnbc_has_types_of_nuclei_and_brain(tmp_path, capsys):
@@ -186,6 +197,9 @@ def test_brains_are_at_the_institutions_of_the_partition(tmp_path, capsys):
     assert set(np.unique(read_mask(out / rows[0]["mask"]).array)) == {0, 1, 2, 4}
     assert description(out)["labels"]["tumour_core"] == [1, 4]
     check_and_plan(out, capsys)
+    assert prepare("fets", source, out, "--split", "fedfms") == 0
+    assert [row["split"] for row in rows_of(out)].count("val") == 2 and "split: FedFMS" in capsys.readouterr().out
+    assert "test" not in {row["split"] for row in rows_of(out)}
     assert (
         prepare("fets", source, tmp_path / "slices", "--slices", "--modality", "t1ce", "--sites", "institution 1") == 0
     )
@@ -206,7 +220,8 @@ def test_slices_without_anything_are_not_something_to_look_at_unless_drawn_on(tm
         save_nifti(source / name / f"{name}_seg.nii.gz", tumour, spacing=(1.0, 1.0, 1.0))
     for _ in range(2):  # the second time from what was noted
         assert prepare("fets", source, out, "--slices") == 0
-        assert "9 slices of 3 volumes show nothing and have no foreground: not written" in capsys.readouterr().out
+        assert "blank and without foreground, not written" in (told := capsys.readouterr().out)
+        assert "scored): 9 slices of 3 volumes" in told
         assert description(out)["skipped"] == [] and description(out)["blank_slices"] == 9
     assert [row["slice"] for row in rows_of(out)] == ["2", "3", "4"] * 3
     (volumes,) = Manifest(root=str(out), labels=description(out)["labels"], fractions=(1, 0, 0)).load()
@@ -222,8 +237,12 @@ def test_partitions_that_do_not_fit_are_named(tmp_path, capsys):
     source = fets(tmp_path / "source", {1: 3, 2: 3})
     table = source / "partitioning_1.csv"
     table.write_text(table.read_text().replace("1,FeTS2022_00000", "1,FeTS2022_09999"))
+    table.write_text(table.read_text() + "18,FeTS2022_08888\n")
     assert prepare("fets", source, tmp_path / "out") == 3
     assert description(tmp_path / "out")["skipped"][0]["reason"] == "is not in partitioning_1.csv"
+    told = capsys.readouterr().out
+    assert "fets: of the cases that partitioning_1.csv names, SOURCE lacks 1 of institution 1\n" in told
+    assert "not found in SOURCE: cases of institution 18\n" in told
     table.write_text(table.read_text() + "2,FeTS2022_00001\n")
     assert prepare("fets", source, tmp_path / "out") == 2
     assert "FeTS2022_00001 is at the institutions 1 and 2" in capsys.readouterr().err

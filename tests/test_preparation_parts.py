@@ -14,7 +14,7 @@ from fedlit.preparation import writing
 from fedlit.preparation.cases import Case, Decoded
 from fedlit.preparation.decoding import drawn, picture
 from fedlit.preparation.patterns import Pattern, tree
-from fedlit.preparation.splits import assigned
+from fedlit.preparation.splits import as_fedfms, assigned
 from tests.preparation_sources import noise, save, save_ppm_gz, square
 
 
@@ -52,6 +52,36 @@ def test_a_published_split_is_kept_validation_is_taken_from_training_and_torn_pa
     kept = [replace(case, split="val") if case.group == "p1" else case for case in given]
     assert splits_of(assigned(kept, seed=0)[0])["a/p1_1"] == "val"
     assert sum(split == "val" for split in splits_of(assigned(kept, seed=0)[0]).values()) == 1
+
+
+def test_a_split_is_said_only_of_sites_that_have_it():
+    """A site with too few training patients gives none of them to val."""
+    few, many = ("small", "p0", "train"), [("large", f"p{number}", "train") for number in range(8)]
+    done, notes = assigned(patients(few, *many, ("tiny", "p0", None)), seed=0)
+    assert {case.site for case in done if case.split == "val"} == {"large"}
+    assert notes == [
+        "split: 70/10/20 of the patients by seed 0 at tiny",
+        "split: as published; an eighth of the training patients, by seed 0, became val at large",
+        "split: too few patients for a val at small, tiny",
+    ]
+
+
+def test_pictures_without_a_split_follow_their_patient():
+    done, _ = assigned(patients(*[("a", f"p{number}", None) for number in range(9)], ("a", "p4", "test")), seed=0)
+    assert {case.split for case in done if case.group == "p4"} == {"test"}
+
+
+def test_fedfms_pools_what_was_published_and_keeps_a_tenth_of_the_patients():
+    given = [("a", f"p{number // 2}", (None, "train", "val", "test")[number % 4]) for number in range(40)]
+    done = as_fedfms(patients(*given, *[("b", f"p{number}", "test") for number in range(3)]))
+    assert splits_of(done) == splits_of(as_fedfms(done[::-1]))
+    by_patient = {(case.site, case.group): set() for case in done}
+    for case in done:
+        by_patient[case.site, case.group].add(case.split)
+    assert all(len(found) == 1 for found in by_patient.values())
+    held_out = [site for (site, _), found in by_patient.items() if found == {"val"}]
+    assert sorted(held_out) == ["a", "a", "b"] and {case.split for case in done} == {"train", "val"}
+    assert assigned(done, seed=5)[1] == []
 
 
 @pytest.mark.parametrize(

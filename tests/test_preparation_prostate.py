@@ -58,7 +58,8 @@ def test_volumes_become_slices_with_the_released_case_split(tmp_path, capsys):
 def test_synonyms_name_the_same_hospitals(tmp_path):
     one = prostate_volumes(tmp_path / "one", {"ISBI": [0, 7, 23], "ISBI_1.5": [0, 3, 7]})
     two = prostate_volumes(tmp_path / "two", {"RUNMC": [0, 7, 23], "BMC": [0, 3, 7]})
-    assert prepare("prostate", one, tmp_path / "out1") == prepare("prostate", two, tmp_path / "out2") == 0
+    for source, out in ((one, "out1"), (two, "out2")):
+        assert prepare("prostate", source, tmp_path / out, "--sites", "RUNMC,BMC") == 0
     assert tree_hashes(tmp_path / "out1") == tree_hashes(tmp_path / "out2")
     assert {row["site"] for row in rows_of(tmp_path / "out1")} == {"RUNMC", "BMC"}
     assert IOPFL["RUNMC"][0][:1] == (7,) and IOPFL["BMC"][1][:3] == (28, 25, 7)
@@ -66,9 +67,9 @@ def test_synonyms_name_the_same_hospitals(tmp_path):
 
 def test_volumes_stay_whole_and_neighbours_become_channels(tmp_path, capsys):
     source = prostate_volumes(tmp_path / "source", {"HK": [38, 39, 40, 44, 45]})
-    assert prepare("prostate", source, tmp_path / "whole", "--volumes") == 0
-    assert prepare("prostate", source, tmp_path / "three", "--neighbours") == 0
-    assert prepare("prostate", source, tmp_path / "both", "--volumes", "--neighbours") == 0
+    assert prepare("prostate", source, tmp_path / "whole", "--volumes", "--sites", "HK") == 0
+    assert prepare("prostate", source, tmp_path / "three", "--neighbours", "--sites", "HK") == 0
+    assert prepare("prostate", source, tmp_path / "both", "--volumes", "--neighbours", "--sites", "HK") == 0
     whole = {row["image"]: row for row in rows_of(tmp_path / "whole")}
     assert whole["images/HK/Case38.nii.gz"]["spacing"] == "3 0.5 0.4"
     stored = read_image(tmp_path / "whole" / "images/HK/Case38.nii.gz")
@@ -85,11 +86,12 @@ def test_volumes_stay_whole_and_neighbours_become_channels(tmp_path, capsys):
 
 def test_other_splits_by_name_are_of_whole_cases(tmp_path):
     source = prostate_volumes(tmp_path / "source", {"UCL": [*range(25, 35)]})
-    assert prepare("prostate", source, tmp_path / "fedfms", "--split", "fedfms") == 0
+    words = ("--sites", "UCL", "--split")
+    assert prepare("prostate", source, tmp_path / "fedfms", *words, "fedfms") == 0
     assert split_sizes(tmp_path / "fedfms", "UCL") == [9, 1, 0]
-    assert prepare("prostate", source, tmp_path / "seeded", "--split", "seeded", "--seed", 3) == 0
+    assert prepare("prostate", source, tmp_path / "seeded", *words, "seeded", "--seed", 3) == 0
     assert split_sizes(tmp_path / "seeded", "UCL") == [7, 1, 2]
-    assert prepare("prostate", source, tmp_path / "seeded", "--split", "iopfl") == 0, "only sites.csv is new"
+    assert prepare("prostate", source, tmp_path / "seeded", *words, "iopfl") == 0, "only sites.csv is new"
     assert split_sizes(tmp_path / "seeded", "UCL") == [8, 1, 1]
 
 
@@ -144,7 +146,56 @@ def test_a_half_unpacked_download_says_what_is_missing(tmp_path, capsys):
         save_nifti(tmp_path / "source" / "HK" / f"Case{number}.nii.gz", noise(3, 8, 6))
     assert prepare("prostate", tmp_path / "source", tmp_path / "out") == 2
     told = capsys.readouterr().err
-    assert "3 pictures as" in told and "but no mask as" in told and "found the folders: HK" in told
+    assert "{site}/{case}.nii*: 3 pictures, but no mask as {site}/{case}_segmentation.nii*" in told
+    assert "found the folders: HK" in told and "BIDMC|" not in told
+    for number in (1, 2):
+        (tmp_path / "source" / "HK" / f"Case{number}.nii.gz").unlink()
+    assert prepare("prostate", tmp_path / "source", tmp_path / "out") == 2
+    assert "1 picture, but no mask as" in capsys.readouterr().err
+
+
+def test_a_site_of_the_six_that_is_not_there_is_left_out_unless_others_were_chosen(tmp_path, capsys):
+    sites = {site: [*IOPFL[site][0][:1], *IOPFL[site][1][:1], 0] for site in IOPFL if site != "UCL"}
+    source = prostate_volumes(tmp_path / "source", sites, shape=(2, 8, 6))
+    (source / "UCL.zip").write_bytes(b"PK")
+    words = ("--split", "fedfms", "--workers", 1)
+    assert prepare("prostate", source, tmp_path / "out", *words) == 3
+    line = "not found in SOURCE: cases of UCL; still packed: UCL.zip; unpack them there"
+    told = capsys.readouterr().out
+    assert line in told and "1 left out" in told and "UCL: a site of the set of which SOURCE holds no case" in told
+    assert line in description(tmp_path / "out")["conventions"]
+    assert [each["what"] for each in description(tmp_path / "out")["skipped"]] == ["UCL"]
+    assert prepare("prostate", source, tmp_path / "out", *words, "--sites", "HK,BMC") == 0
+    assert "UCL" not in (tmp_path / "out" / "dataset.json").read_text() + capsys.readouterr().out
+
+
+def test_a_download_that_is_still_packed_is_said_to_be(tmp_path, capsys):
+    (tmp_path / "source").mkdir()
+    for name in ("HK.zip", "UCL.tar.gz"):
+        (tmp_path / "source" / name).write_bytes(b"packed")
+    assert prepare("prostate", tmp_path / "source", tmp_path / "out") == 2
+    assert "still packed: HK.zip, UCL.tar.gz; unpack them there" in capsys.readouterr().err
+
+
+def test_slices_that_no_run_can_read_are_counted_and_kept_in_volumes(tmp_path, capsys):
+    """What is said of the slices is true of either form; one with foreground is left out by name."""
+    source = prostate_volumes(tmp_path / "source", {"HK": [38, 44, 45]})
+    volume = noise(4, 16, 12).astype(np.int16)
+    volume[[0, 2]] = 7
+    save_nifti(source / "HK" / "Case38.nii.gz", volume)  # its mask is empty on slice 0 and has foreground on slice 2
+    assert prepare("prostate", source, tmp_path / "slices", "--sites", "HK") == 3
+    told = capsys.readouterr().out
+    assert "all slices are kept" not in told and "all slices are kept" not in str(description(tmp_path / "slices"))
+    assert (
+        "blank and without foreground, not written (background when a volume is scored): 1 slice of 1 volume\n" in told
+    )
+    assert description(tmp_path / "slices")["blank_slices"] == 1
+    (skipped,) = description(tmp_path / "slices")["skipped"]
+    assert skipped["what"] == "HK Case38 slice 2" and "the mask has foreground there" in skipped["reason"]
+    assert prepare("prostate", source, tmp_path / "whole", "--sites", "HK", "--volumes") == 0
+    assert "all slices are kept" in capsys.readouterr().out
+    stored = read_image(tmp_path / "whole" / "images/HK/Case38.nii.gz").array[..., 0]
+    assert np.array_equal(stored, clipped_to_bytes(volume)) and len(stored) == 4
 
 
 def sliced(root, names: dict[str, list[str]]):
@@ -158,7 +209,7 @@ def sliced(root, names: dict[str, list[str]]):
 def test_slices_have_inverted_masks_and_case_numbers_restart(tmp_path, capsys):
     names = [f"{case:02d}_{number:02d}.png" for case in range(4) for number in range(2)]
     source = sliced(tmp_path / "source", {"HK/train": names, "HK/test": names[:4]})
-    assert prepare("prostate", source, tmp_path / "out") == 0
+    assert prepare("prostate", source, tmp_path / "out", "--sites", "HK") == 0
     assert "0 is prostate and 255 background" in capsys.readouterr().out
     rows = rows_of(tmp_path / "out")
     assert {row["group"] for row in rows if row["split"] == "test"} == {"HK/test/00", "HK/test/01"}
@@ -174,6 +225,8 @@ def test_slices_have_inverted_masks_and_case_numbers_restart(tmp_path, capsys):
 def test_the_real_slices(tmp_path, capsys):
     assert prepare("prostate", SAMPLES, tmp_path / "out") == 3
     rows = rows_of(tmp_path / "out")
+    told = capsys.readouterr().out
+    assert "became val" not in told and "too few patients for a val at BIDMC, BMC, HK, RUNMC, UCL" in told
     assert len(rows) == 11 and all(row["group"] == f"{row['site']}/{row['split']}/00" for row in rows)
     skipped = {each["what"]: each["reason"] for each in description(tmp_path / "out")["skipped"]}
     assert set(skipped) == {"I2CVB/train/image/00_01.png", "I2CVB/train/mask/00_00.png"}

@@ -16,9 +16,10 @@ class Patient:
 
     Args:
         name: unique in the pooled set, `site/group`.
+        num_cases: pictures, and volumes, whose slices are one case.
         split: train, val or test; None where the manifest has no splits.
-        statistic: the mean over the cases, for rules that ask for one.
-        fields: of each case, the cell of the column that the rule asks for.
+        statistic: the mean over the files, for rules that ask for one.
+        fields: of each file, the cell of the column that the rule asks for.
     """
 
     name: str

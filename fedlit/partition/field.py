@@ -18,7 +18,7 @@ from fedlit.partition.base import Patient, Rule, site_names
 class Field(Rule):
     """A site for each value of a column of the manifest, such as the scanner; or numbers cut into so many ranges.
 
-    A patient whose cases have several values stays whole, with the value of most cases (of equals the first).
+    A patient whose files have several values stays whole, with the value of most files (of equals the first).
     """
 
     name: str

@@ -13,6 +13,7 @@ import numpy as np
 from fedlit.data.cache import file_hashes
 from fedlit.data.manifest import Row, refuse
 from fedlit.errors import BadInput
+from fedlit.inspection.cases import place
 from fedlit.inspection.gathering import each
 from fedlit.partition.base import Patient, Rule
 from fedlit.partition.field import Field
@@ -87,7 +88,7 @@ def patients_of(rows: Sequence[Row], statistics: Mapping[int, float], fields: Ma
     return [
         Patient(
             f"{site}/{group}",
-            len(own),
+            len({place(row) for row in own}),
             own[0].split,
             statistic=float(np.mean([statistics.get(row.line, 0.0) for row in own])),
             fields=tuple(fields[row.line] for row in own if row.line in fields),

@@ -57,7 +57,7 @@ def partition_folder(
     note = write_partition(made, out, overwrite=overwrite)
     console.print(_table(made))
     if several := made.note["patients_with_several_values"]:
-        text = f"patients with several values, whole with the one of most cases: {len(several)}, named in {note}"
+        text = f"patients with several values, whole with the one of most files: {len(several)}, named in {note}"
         console.print(Text(text), soft_wrap=True)
     inside = out.resolve().is_relative_to(folder.resolve())
     where = out.resolve().relative_to(folder.resolve()) if inside else out.resolve()

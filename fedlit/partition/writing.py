@@ -49,7 +49,8 @@ def partition(
 ) -> Partition:
     """Deal the cases of `root/file` to new sites: whole patients, every case once, the same for the same seed.
 
-    Patients keep their split, and are called `site/group` by what they were; other columns stay as they are.
+    Patients keep their split, and are called `site/group` by what they were, volumes of slices `site/volume`; other
+    columns stay as they are.
 
     Args:
         num_sites: None only for `Field`, whose values are the sites.
@@ -121,6 +122,8 @@ def _rewritten(
     for row in rows:
         patient = f"{row.site}/{row.group}"
         record = {ORIGIN: row.site, **cells[row.line], "site": dealt[patient], "group": patient}
+        if record.get("volume"):  # an empty one is the patient, who has the old site in front by now
+            record["volume"] = f"{row.site}/{record['volume']}"
         written.append(tuple(record[column] for column in columns))
     order = [columns.index("site"), columns.index("image")]
     written.sort(key=lambda record: [record[place] for place in order])
@@ -128,7 +131,7 @@ def _rewritten(
 
 
 def _counts(patients: Sequence[Patient], dealt: Mapping[str, str], statistic: str | None) -> dict[str, dict[str, Any]]:
-    """Of each new site: patients, cases, cases of each split, and the mean statistic of its patients."""
+    """Of each new site: patients, cases (a volume is one), cases of each split, the mean statistic of its patients."""
     found: dict[str, dict[str, Any]] = {}
     for site in sorted(set(dealt.values())):
         own = [patient for patient in patients if dealt[patient.name] == site]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,15 +63,27 @@ class About:
     citation: str
 
 
+def nothing_to_say(sites: Collection[str]) -> Sequence[str]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Found:
-    """All that a reader knows before a picture is decoded. No order of the lists matters."""
+    """All that a reader knows before a picture is decoded. No order of the lists matters.
+
+    `remarks` gives lines about sites; it is asked for those of which a case was written. `absent` are lines about what
+    the set has and SOURCE lacks; they are not said where sites were chosen.
+    """
 
     cases: list[Case]
     skipped: list[Skipped]
     about: About
     notes: list[str] = field(default_factory=list)
     extra: Mapping[str, Any] = field(default_factory=dict)  # further entries of dataset.json
+    lost: Callable[[Collection[int], Sequence[Case]], list[Skipped]] | None = None
+    """Classes of which nothing is there, by all values in the masks that were written and by the cases of these."""
+    remarks: Callable[[Collection[str]], Sequence[str]] = nothing_to_say
+    absent: list[str] = field(default_factory=list)
 
 
 class Reader(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 from fedlit.errors import BadInput
 from fedlit.preparation.cases import About, Decoded, Found
 from fedlit.preparation.decoding import bright, drawn, picture, same_grid
-from fedlit.preparation.layouts import Layout, NotRead, all_cases
+from fedlit.preparation.layouts import Layout, NotRead, absent, all_cases
 from fedlit.preparation.patterns import tree
 
 JSRT_SIDE, JSRT_MM = 2048, 0.175  # pixels of a raw picture, and their size
@@ -78,19 +79,23 @@ class ChestXRays:
     """No options."""
 
     def find(self, source: Path) -> Found:
-        cases, skipped = all_cases("the chest X-ray sets as they are published", tree(source), LAYOUTS, NOT_READ)
-        sites = sorted({case.site for case in cases})
+        files = tree(source)
+        cases, skipped = all_cases("the chest X-ray sets as they are published", files, LAYOUTS, NOT_READ)
         about = About(
             title="Lungs on chest X-rays",
             labels={"lung": 255},
-            conventions=(*(HOW[site] for site in sites), "cxr: masks are white where the lung is, and written as 255"),
+            conventions=("cxr: masks are white where the lung is, and written as 255",),
             licence="Shenzhen masks: CC BY-NC-SA 4.0; COVID-QU-Ex: CC BY-SA 4.0; JSRT, SCR, Montgomery and Shenzhen:"
             " see the owner's page. As found in public sources; the owner's page decides",
             citation="JSRT: Shiraishi et al., AJR 2000. SCR: van Ginneken et al., MedIA 2006. Montgomery, Shenzhen:"
             " Jaeger et al., QIMS 2014. Shenzhen masks: Stirenko et al., 2018. COVID-QU-Ex: Tahir et al., Computers in"
             " Biology and Medicine 2021.",
         )
-        return Found(cases, skipped, about)
+        return Found(cases, skipped, about, remarks=_how, absent=absent(HOW, cases, files))
+
+
+def _how(sites: Collection[str]) -> list[str]:
+    return [HOW[site] for site in sorted(sites)]
 
 
 def _written(lungs: np.ndarray) -> np.ndarray:

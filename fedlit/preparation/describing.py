@@ -102,10 +102,12 @@ def summary(console: Console, out: Path, found: Found, done: Done, skipped: Sequ
         _say(console, line)
     if num_blank := sum(written.num_blank for _, written in done):
         volumes = sum(written.num_blank > 0 for _, written in done)
-        _say(console, f"{num_blank} slices of {volumes} volumes show nothing and have no foreground: not written")
+        told = f"{_many(num_blank, 'slice')} of {_many(volumes, 'volume')}"
+        _say(console, f"blank and without foreground, not written (background when a volume is scored): {told}")
     dropped = Counter(field for _, written in done for field in written.dropped)
     if dropped:
-        _say(console, f"{len(dropped)} identifying fields were dropped: {', '.join(sorted(dropped))}")
+        verb = "was" if len(dropped) == 1 else "were"
+        _say(console, f"{_many(len(dropped), 'identifying field')} {verb} dropped: {', '.join(sorted(dropped))}")
     if reused:
         _say(console, f"{reused} of {len(done)} cases were there already")
     if skipped:
@@ -118,6 +120,10 @@ def summary(console: Console, out: Path, found: Found, done: Done, skipped: Sequ
 
 def _say(console: Console, line: str) -> None:
     console.print(Text(printable(line)), soft_wrap=True)
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _plain(value: object) -> object:

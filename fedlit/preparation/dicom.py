@@ -13,9 +13,10 @@ import numpy as np
 from fedlit.data.reading import read_mask
 from fedlit.errors import BadInput
 from fedlit.preparation.cases import Case, Decoded, Found, Skipped
+from fedlit.preparation.dicom_identity import identifying
 from fedlit.preparation.dicom_seg import check_numbers, classes_of, drawn_on, is_segmentation, segments
-from fedlit.preparation.dicom_series import Series, header, pydicom, read_series
-from fedlit.preparation.folder import coded, codes_of, described, parse_foreground, seen_classes
+from fedlit.preparation.dicom_series import Series, header, pydicom, read_file, read_series
+from fedlit.preparation.foreground import classes_in, coded, codes_of, described, lost_classes, parse_foreground
 from fedlit.preparation.nifti import mask_of
 from fedlit.preparation.patterns import Pattern, Tree, not_as_published, tree
 from fedlit.preparation.volumes import affine_of
@@ -74,10 +75,12 @@ class Dicom:
             return self._segmented(cases, skipped)
         if any(segmented):
             raise BadInput("some masks are DICOM SEG and some are not: prepare them apart, by --masks")
-        classes = parse_foreground(self.foreground) or seen_classes([case.sources[-1] for case in cases], mask_of)
+        classes = classes_in([case.sources[-1] for case in cases], mask_of, self.foreground)
         codes = codes_of(classes)
         cases = [replace(case, decode=partial(case.decode, codes=list(codes.items()))) for case in cases]
-        return Found(cases, skipped, described("DICOM", classes, codes), [BURNED_IN, FOLDERS])
+        about = described("DICOM", classes, codes)
+        lost = partial(lost_classes, about.labels, classes, mask_of)
+        return Found(cases, skipped, about, [BURNED_IN, FOLDERS], lost=lost)
 
     def _segmented(self, cases: Sequence[Case], skipped: list[Skipped]) -> Found:
         """The cases whose masks are DICOM SEG; a number in a file is a class by its label."""
@@ -105,7 +108,8 @@ class Dicom:
                 made.append(replace(case, decode=partial(decode_segmented, files, mask, codes=pairs)))
         about = described("DICOM", named, codes)
         read = "masks: DICOM SEG; classes are " + ("segments by number" if classes else "the labels of segments")
-        return Found(made, skipped, replace(about, conventions=(read,)), [BURNED_IN, FOLDERS])
+        lost = partial(lost_classes, about.labels, named, None)
+        return Found(made, skipped, replace(about, conventions=(read,)), [BURNED_IN, FOLDERS], lost=lost)
 
 
 def decode_series(files: Sequence[Path], mask: Path, codes: list[tuple[int, int]]) -> Decoded:
@@ -125,9 +129,10 @@ def decode_series(files: Sequence[Path], mask: Path, codes: list[tuple[int, int]
 
 def decode_segmented(files: Sequence[Path], mask: Path, codes: Sequence[tuple[int, int]]) -> Decoded:
     """Pixels and the segments of a DICOM SEG on their slices; `codes` are pairs of a number and what is written."""
-    series = read_series(files)
-    drawn = drawn_on(mask, series, dict(codes))
-    return _decoded(series, drawn if series.is_volume else drawn[0])
+    series, segmentation = read_series(files), read_file(mask)
+    drawn = drawn_on(mask, segmentation, series, dict(codes))
+    dropped = tuple(sorted({*series.dropped, *identifying(segmentation)}))
+    return _decoded(replace(series, dropped=dropped), drawn if series.is_volume else drawn[0])
 
 
 def _decoded(series: Series, mask: np.ndarray) -> Decoded:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedlit.errors import BadInput
 from fedlit.preparation.dicom_frames import Frame, group, place
-from fedlit.preparation.dicom_series import Series, header, read_file
+from fedlit.preparation.dicom_series import Series, header
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -65,14 +65,13 @@ def check_numbers(labels: Mapping[Path, Mapping[int, str]], wanted: Sequence[int
             )
 
 
-def drawn_on(path: Path, series: Series, codes: Mapping[int, int]) -> np.ndarray:
-    """uint8 [D, H, W]: the code of each segment's number on the slices of an image, 0 elsewhere.
+def drawn_on(path: Path, dataset: Any, series: Series, codes: Mapping[int, int]) -> np.ndarray:
+    """uint8 [D, H, W]: the code of each segment's number on the slices of an image, 0 elsewhere; `dataset` is the file.
 
     Raises:
         BadInput: the pixels cannot be decoded, a frame lies on no slice or on another grid, or segments of two codes
             overlap.
     """
-    dataset = read_file(path)
     shape = series.frames[0].array.shape[:2]
     if (int(dataset.Rows), int(dataset.Columns)) != shape:
         sizes = f"{'x'.join(map(str, shape))} and {dataset.Rows}x{dataset.Columns}"

@@ -11,22 +11,7 @@ import numpy as np
 
 from fedlit.errors import BadInput
 from fedlit.preparation.dicom_frames import Frame, frames, group
-
-IDENTIFYING = (
-    "AccessionNumber", "AcquisitionDate", "AcquisitionTime", "AdditionalPatientHistory", "BranchOfService",
-    "ContentDate", "ContentTime", "CountryOfResidence", "DeviceSerialNumber", "EthnicGroup", "FrameOfReferenceUID",
-    "ImageComments", "InstanceCreationDate", "InstanceCreationTime", "InstitutionAddress", "InstitutionName",
-    "InstitutionalDepartmentName", "IssuerOfPatientID", "MilitaryRank", "NameOfPhysiciansReadingStudy", "Occupation",
-    "OperatorsName", "OtherPatientIDs", "OtherPatientNames", "PatientAddress", "PatientAge", "PatientBirthDate",
-    "PatientBirthName", "PatientBirthTime", "PatientComments", "PatientID", "PatientMotherBirthName", "PatientName",
-    "PatientReligiousPreference", "PatientSex", "PatientSize", "PatientTelephoneNumbers", "PatientWeight",
-    "PerformedProcedureStepDescription", "PerformedProcedureStepStartDate", "PerformingPhysicianName", "ProtocolName",
-    "ReferringPhysicianName", "RegionOfResidence", "RequestedProcedureDescription", "RequestingPhysician",
-    "SOPInstanceUID", "SeriesDate", "SeriesDescription", "SeriesInstanceUID", "SeriesTime", "StationName", "StudyDate",
-    "StudyDescription", "StudyID", "StudyInstanceUID", "StudyTime",
-)  # fmt: skip
-"""Fields that name a person, a place or a time, after the confidentiality profile of DICOM PS3.15 E. None of them is
-read but to say so; of the header only the pixels' size and place are used at all."""
+from fedlit.preparation.dicom_identity import identifying
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +60,8 @@ def read_series(files: Sequence[Path]) -> Series:
     datasets = [read_file(path) for path in files]
     if len({str(each.get("SeriesInstanceUID", "")) for each in datasets}) > 1:
         raise BadInput("the files are of several series; keep the one that was drawn on")
+    dropped = tuple(sorted(set[str]().union(*map(identifying, datasets))))
     found = [frame for path, dataset in zip(files, datasets, strict=True) for frame in frames(path, dataset)]
-    dropped = tuple(sorted({name for each in datasets for name in IDENTIFYING if each.get(name) not in (None, "")}))
-    dropped += ("private fields",) if any(tag.is_private for each in datasets for tag in each) else ()
     burned = any(str(each.get("BurnedInAnnotation", "")).upper() == "YES" for each in datasets)
     warnings: tuple[str, ...] = (
         ("dicom: some files say that text is burned into their pixels: look at them",) if burned else ()

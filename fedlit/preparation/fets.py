@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +13,9 @@ import numpy as np
 
 from fedlit.errors import BadInput
 from fedlit.preparation.cases import About, Case, Decoded, Found, Skipped
-from fedlit.preparation.layouts import Layout, NotRead, there
+from fedlit.preparation.layouts import Layout, NotRead, absent, there
 from fedlit.preparation.patterns import Tree, not_as_published, tree
+from fedlit.preparation.splits import FEDFMS_NOTE, as_fedfms, check_split
 from fedlit.preparation.volumes import clipped_to_bytes, read_volume
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -38,13 +41,16 @@ def decode_volume(image: Path, mask: Path) -> Decoded:
 @dataclass(frozen=True)
 class FeTS:
     """`modality` is flair, t1, t1ce or t2; `partition` the file below SOURCE that names the institutions; `slices`
-    writes every slice as a picture of its own."""
+    writes every slice as a picture of its own. `split`: fedfms keeps 10 % of a site's cases for validation and none for
+    test."""
 
     modality: str = "flair"
     partition: str = "partitioning_1.csv"
     slices: bool = False
+    split: str | None = None
 
     def __post_init__(self) -> None:
+        check_split(self.split)
         if self.modality not in MODALITIES:
             raise ValueError(f"--modality {self.modality}: allowed are {', '.join(MODALITIES)}")
 
@@ -53,13 +59,8 @@ class FeTS:
         image, mask = f"{{case}}/{{case}}_{self.modality}.nii.gz", "{case}/{case}_seg.nii.gz"
         cases, skipped = Layout("FeTS", image, (mask,), decode_volume).find(found)
         if not cases:
-            raise not_as_published(
-                "FeTS 2022 as it is published",
-                found,
-                [f"{image} with {mask}", self.partition],
-                skipped,
-                there(found, NOT_READ),
-            )
+            unread = there(found, NOT_READ)
+            raise not_as_published("FeTS 2022 as it is published", found, EXPECTED, skipped, unread)
         institutions = _institutions(found, self.partition)
         placed = [
             Case(f"institution {institutions[case.name]}", case.name, case.group, partial(decode_volume, *case.sources),
@@ -74,12 +75,30 @@ class FeTS:
         about = About(
             title="FeTS 2022 brain tumours",
             labels={"whole_tumour": [1, 2, 4], "tumour_core": [1, 4], "enhancing_tumour": 4},
-            conventions=("fets: values as published, 1 necrosis, 2 oedema, 4 enhancing tumour; " + self.modality
-                         + " is clipped at its 99 % quantile and scaled to 8 bits",),
+            conventions=(f"fets: values as published, 1 necrosis, 2 oedema, 4 enhancing tumour; {self.modality} is"
+                         " clipped at its 99 % quantile and scaled to 8 bits",),
             licence="see the owner's page",
             citation="Pati et al., The Federated Tumor Segmentation (FeTS) Challenge, 2021. Bakas et al., 2017.",
         )  # fmt: skip
-        return Found(placed, skipped, about)
+        sites = [f"institution {number}" for number in sorted(set(institutions.values()), key=_by_number)]
+        lost = absent(sites, placed, found)
+        remarks = partial(_lost_cases, institutions, {case.name for case in placed}, self.partition)
+        if self.split == "fedfms":
+            return Found(as_fedfms(placed), skipped, about, [FEDFMS_NOTE], remarks=remarks, absent=lost)
+        return Found(placed, skipped, about, remarks=remarks, absent=lost)
+
+
+def _by_number(institution: str) -> tuple[int, str]:
+    return int(institution) if institution.isdigit() else 0, institution
+
+
+def _lost_cases(institutions: Mapping[str, str], found: Collection[str], partition: str,
+                sites: Collection[str]) -> list[str]:  # fmt: skip
+    """How many cases of these sites the partition names and SOURCE lacks."""
+    lost = Counter(site for case, number in institutions.items()
+                   if (site := f"institution {number}") in sites and case not in found)  # fmt: skip
+    told = ", ".join(f"{count} of {site}" for site, count in sorted(lost.items()))
+    return [f"fets: of the cases that {partition} names, SOURCE lacks {told}"] if lost else []
 
 
 def _institutions(found: Tree, name: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from fedlit.preparation.cases import Case
 from fedlit.preparation.writing import Written
 
 JOURNAL = ".prepared.jsonl"
-FORMAT = 2  # of what is written for the same source: another number makes every case anew
+FORMAT = 3  # of what is written for the same source: another number makes every case anew
 
 
 def check_places(source: Path, out: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from fedlit.preparation.cases import About, Case, Found
@@ -19,8 +20,9 @@ from fedlit.preparation.fundus_masks import (
     decode_softmaps,
     decode_stereo,
 )
-from fedlit.preparation.layouts import Layout, NotRead, all_cases
+from fedlit.preparation.layouts import Layout, NotRead, absent, all_cases
 from fedlit.preparation.patterns import tree
+from fedlit.preparation.splits import FEDFMS_NOTE, as_fedfms, check_split
 
 PUBLISHED = {
     "train": "train", "training": "train", "training_set": "train", "training400": "train",
@@ -88,40 +90,61 @@ NOT_READ = (
 
 @dataclass(frozen=True)
 class Fundus:
-    """`ring`: the class disc is the rim alone, as FedFMS reads it; by default the disc includes the cup."""
+    """`ring`: the class disc is the rim alone, as FedFMS reads it; by default the disc includes the cup.
+    `split`: fedfms keeps 10 % of a site's patients for validation and none for test, whatever was published."""
 
     ring: bool = False
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        check_split(self.split)
 
     def find(self, source: Path) -> Found:
-        cases, skipped = all_cases("the fundus sets as they are published", tree(source), LAYOUTS, NOT_READ)
+        files = tree(source)
+        cases, skipped = all_cases("the fundus sets as they are published", files, LAYOUTS, NOT_READ)
         disc: int | list[int] = RIM if self.ring else [RIM, CUP]
         about = About(
             title="Optic disc and cup, several sources",
             labels={"disc": disc, "cup": CUP},
-            conventions=_conventions(cases, "is the rim alone" if self.ring else "includes the cup"),
+            conventions=(f"fundus: written are 0 background, {RIM} rim, {CUP} cup; the class disc "
+                         + ("is the rim alone" if self.ring else "includes the cup"),),
             licence="RIM-ONE r3: for research, not to be handed on; Drishti-GS1: for research; REFUGE, ORIGA, G1020 and"
             " RIM-ONE DL (of which public sources say different things): see the owner's page. As found in public"
             " sources; the owner's page decides",
             citation="REFUGE: Orlando et al., MedIA 2020. Drishti-GS1: Sivaswamy et al., ISBI 2014. RIM-ONE r3: Fumero"
             " et al., 2015. RIM-ONE DL: Fumero et al., Image Analysis & Stereology 2020. ORIGA: Zhang et al., EMBC"
             " 2010. G1020: Bajwa et al., IJCNN 2020.",
-        )
-        return Found([_of_one_patient(case) for case in cases], skipped, about)
+        )  # fmt: skip
+        cases = [_of_one_patient(case) for case in cases]
+        notes = []
+        if self.split == "fedfms":
+            cases, notes = as_fedfms(cases), [FEDFMS_NOTE]
+        lost = absent(_sites_of_set({case.site for case in cases}), cases, files)
+        by_hospital = self.split is None
+        return Found(cases, skipped, about, notes, remarks=partial(_remarks, cases, by_hospital), absent=lost)
 
 
-def _conventions(cases: Sequence[Case], disc: str) -> tuple[str, ...]:
-    sites: dict[str, set[str]] = {}
+def _sites_of_set(found: Collection[str]) -> list[str]:
+    """Whole pictures and regions of interest are two sets of the same sources: the sites of the one that is there."""
+    whole = [layout.label for layout in LAYOUTS if layout not in ROIS]
+    regions = [*DOMAINS.values()]
+    sets = [own for own, other in ((whole, regions), (regions, whole)) if set(found) & (set(own) - set(other))]
+    return [site for own in sets or (whole,) for site in own]
+
+
+def _remarks(cases: Sequence[Case], by_hospital: bool, sites: Collection[str]) -> list[str]:
+    reading: dict[str, set[str]] = {}
     for case in cases:
-        sites.setdefault(case.decode.func.__name__, set()).add(case.site)  # type: ignore[attr-defined]
+        if case.site in sites:
+            reading.setdefault(case.decode.func.__name__, set()).add(case.site)  # type: ignore[attr-defined]
     lines = [
-        f"fundus: masks of {', '.join(sorted(own))} are read as {READ[name]}" for name, own in sorted(sites.items())
+        f"fundus: masks of {', '.join(sorted(own))} are read as {READ[name]}" for name, own in sorted(reading.items())
     ]
-    found = {case.site for case in cases}
-    if "RIM-ONE_DL" in found:
+    if "RIM-ONE_DL" in sites and by_hospital:
         lines.append("fundus: of RIM-ONE_DL the division by hospital is kept, the random one where it is alone")
-    if {"RIM-ONE_DL", "RIM-ONE_r3"} <= found:
+    if {"RIM-ONE_DL", "RIM-ONE_r3"} <= set(sites):
         lines.append("fundus: RIM-ONE_DL holds pictures of RIM-ONE_r3, cropped: take one of the two (--sites)")
-    return (*lines, f"fundus: written are 0 background, {RIM} rim, {CUP} cup; the class disc {disc}")
+    return lines
 
 
 def _of_one_patient(case: Case) -> Case:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,10 +44,11 @@ class Layout:
         masks = [self._indexed(found, pattern, image_pattern) for pattern in mask_patterns]
         if not images:
             lost = next((str(p) for p, by_key in zip(mask_patterns, masks, strict=True) if by_key), None)
-            return [], [Skipped(self.label, f"masks as {lost}, but no picture as {image_pattern}")] if lost else []
+            return [], [Skipped(self.label, f"masks as {lost}, but no picture{self._as_named}")] if lost else []
         for pattern, by_key in zip(mask_patterns, masks, strict=True):
             if not by_key:
-                return [], [Skipped(self.label, f"{len(images)} pictures as {image_pattern}, but no mask as {pattern}")]
+                count = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
+                return [], [Skipped(self.label, f"{count}{self._as_named}, but no mask as {pattern}")]
         cases, skipped, used = [], [], defaultdict(set)
         for file, names in images:
             chosen = []
@@ -77,7 +78,13 @@ class Layout:
 
     @property
     def label(self) -> str:
-        return self.site.split("{")[0].strip(" -_") or self.image
+        return self.site.split("{")[0].strip(" -_") or str(Pattern(self.image))
+
+    @property
+    def _as_named(self) -> str:
+        """What follows the word picture, where the label does not say it already."""
+        shown = str(Pattern(self.image))
+        return "" if shown == self.label else f" as {shown}"
 
     @staticmethod
     def _key(names: Mapping[str, str], mask: Pattern, image: Pattern) -> tuple[str, ...]:
@@ -145,6 +152,14 @@ def all_cases(
 def there(found: Tree, not_read: Sequence[NotRead]) -> list[str]:
     """Of the layouts that are not read, those whose files are there."""
     return [str(each) for each in not_read if found.matching(Pattern(each.sign))]
+
+
+def absent(sites: Iterable[str], cases: Sequence[Case], found: Tree) -> list[str]:
+    """A line that names the sites of which SOURCE holds no case, and archives that may hold them."""
+    there = {case.site for case in cases}
+    lost = [site for site in dict.fromkeys(sites) if site not in there]
+    packed = found.still_packed()
+    return [f"not found in SOURCE: cases of {', '.join(lost)}" + (f"; {packed}" if packed else "")] if lost else []
 
 
 def _further(some: Sequence[Case], known: Sequence[Case]) -> list[Case]:

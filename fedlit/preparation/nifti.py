@@ -10,15 +10,8 @@ import numpy as np
 
 from fedlit.data.reading import read_mask
 from fedlit.preparation.cases import Decoded, Found
-from fedlit.preparation.folder import (
-    check_patterns,
-    coded,
-    codes_of,
-    described,
-    found_pairs,
-    parse_foreground,
-    seen_classes,
-)
+from fedlit.preparation.folder import check_patterns, found_pairs
+from fedlit.preparation.foreground import classes_in, coded, codes_of, described, lost_classes, parse_foreground
 from fedlit.preparation.volumes import read_volume
 
 
@@ -38,13 +31,14 @@ class Nifti:
 
     def find(self, source: Path) -> Found:
         pairs, skipped = found_pairs(self.images, self.masks, self.site, source, decode_volume)
-        classes = parse_foreground(self.foreground) or seen_classes([case.sources[1] for case in pairs], mask_of)
+        classes = classes_in([case.sources[-1] for case in pairs], mask_of, self.foreground)
         codes = codes_of(classes)
         cases = [
             replace(case, decode=partial(case.decode, codes=list(codes.items())), as_slices=self.slices)
             for case in pairs
         ]
-        return Found(cases, skipped, described("NIfTI volumes", classes, codes))
+        about = described("NIfTI volumes", classes, codes)
+        return Found(cases, skipped, about, lost=partial(lost_classes, about.labels, classes, mask_of))
 
 
 def mask_of(path: Path) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 from fedlit.errors import BadInput
 from fedlit.preparation.cases import About, Case, Decoded, Found, Skipped
 from fedlit.preparation.decoding import filled, mask_values, picture, same_grid
-from fedlit.preparation.layouts import Layout, NotRead, there
+from fedlit.preparation.layouts import Layout, NotRead, absent, there
 from fedlit.preparation.patterns import Pattern, Tree, not_as_published, tree
+from fedlit.preparation.splits import FEDFMS_NOTE, as_fedfms, check_split
 
 FOLD = Pattern("{fold:Fold.?\\d}/{kind:images|masks}/*/{file:images|types|masks}.npy")
 IMAGE_SCOPE_LIMIT = 64_000_000  # bytes of an XML file; the largest published one has 3 MB
@@ -101,7 +103,13 @@ NOT_READ = (
 
 @dataclass(frozen=True)
 class Nuclei:
-    """No options; a site of PanNuke is a fold and a tissue, such as `PanNuke2 Esophagus`."""
+    """A site of PanNuke is a fold and a tissue, such as `PanNuke2 Esophagus`. `split`: fedfms keeps 10 % of a site's
+    patients for validation and none for test."""
+
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        check_split(self.split)
 
     def find(self, source: Path) -> Found:
         found = tree(source)
@@ -116,16 +124,32 @@ class Nuclei:
         about = About(
             title="Nuclei on H&E, several sources",
             labels={"nucleus": 255},
-            conventions=("nuclei: all types of nuclei are one class, written as 255; ambiguous regions of MoNuSAC are"
-                         " background", "nuclei: the patient is the first three parts of a TCGA name, and the slide of"
-                         " TNBC, of which 12 and above are brain (site TCGA_brain); PanNuke names no patients, so"
-                         " each patch counts as one"),
+            conventions=("nuclei: all types of nuclei are one class, written as 255",),
             licence="PanNuke, MoNuSeg and MoNuSAC: CC BY-NC-SA 4.0; TNBC with brain: CC BY 4.0. As found in public"
             " sources; the owner's page decides",
             citation="PanNuke: Gamper et al., 2020. MoNuSeg: Kumar et al., TMI 2020. MoNuSAC: Verma et al., TMI 2021."
             " TNBC: Naylor et al., TMI 2019.",
-        )  # fmt: skip
-        return Found(cases, skipped, about)
+        )
+        notes = []
+        if self.split == "fedfms":
+            cases, notes = as_fedfms(cases), [FEDFMS_NOTE]
+        return Found(cases, skipped, about, notes, remarks=_how, absent=_absent(cases, found))
+
+
+def _how(sites: Collection[str]) -> list[str]:
+    lines = {  # of which sites, by what their names begin with
+        "MoNuSAC": "nuclei: ambiguous regions of MoNuSAC are background",
+        "MoNu": "nuclei: of MoNuSAC and MoNuSeg the patient is the first three parts of a TCGA name",
+        "T": "nuclei: of TNBC the patient is the slide; those from 12 are brain (site TCGA_brain)",
+        "PanNuke": "nuclei: PanNuke names no patients, so each patch counts as one",
+    }
+    return [line for start, line in lines.items() if any(site.startswith(start) for site in sites)]
+
+
+def _absent(cases: list[Case], found: Tree) -> list[str]:
+    """Of PanNuke folds are looked for, whatever tissues they have."""
+    folds = [replace(case, site=case.site.split()[0]) if case.site.startswith("PanNuke") else case for case in cases]
+    return absent(("PanNuke1", "PanNuke2", "PanNuke3", *(layout.label for layout in LAYOUTS)), folds, found)
 
 
 def _of_tcga_patient(case: Case) -> Case:

@@ -15,6 +15,7 @@ from fedlit.preparation.cases import Skipped
 
 USUAL = {"slice": r"\d+"}  # so that {case}_{slice} reads a_b_03 as the slice 03 of a_b
 TOKEN = re.compile(r"\{(\w+)(?::([^{}]*))?\}|(\*)")
+PACKED = re.compile(r"\.(zip|rar|7z|tgz|tar|tar\.(gz|bz2|xz|zst))(\.\d+)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ class Tree:
         """The folders that hold files, cut at a depth, for messages."""
         return sorted({"/".join(file.split("/")[:-1][:depth]) or "." for file in self.files})
 
+    def still_packed(self) -> str:
+        """Names the archives among the files, and what to do; empty where there are none."""
+        archives = [file for file in self.files if PACKED.search(file)]
+        more = f" and {len(archives) - 12} more" if len(archives) > 12 else ""
+        return f"still packed: {', '.join(archives[:12])}{more}; unpack them there" if archives else ""
+
 
 def tree(source: Path) -> Tree:
     """All files below `source`; links are followed, each folder once.
@@ -124,6 +131,7 @@ def not_as_published(name: str, found: Tree, expected: Iterable[str], skipped: S
         f"{found.root} does not hold {name}. Expected, below any folder, one or more of:",
         *expected,
         f"found the folders: {shown}",
+        *filter(None, [found.still_packed()]),
         *(f"{each.what}: {each.reason}" for each in skipped[:5]),
         *not_read,
     ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,26 +50,34 @@ def prepare(name: str, reader: Reader, source: Path, out: Path, *, sites: Sequen
     """
     check_places(source, out)
     found = reader.find(source)
-    cases = _chosen(found.cases, sites)
-    _check_names(cases)
-    cases, notes = assigned(sorted(cases, key=lambda case: (case.site, case.name)), seed=seed)
-    cases.sort(key=lambda case: (case.site, case.name))
-    before = earlier(out, name)
+    chosen = _chosen(found.cases, sites)
+    _check_names(chosen)
+    cases = sorted(assigned(chosen, seed=seed)[0], key=lambda case: (case.site, case.name))
     keys = [key_of(case, source) for case in cases]
     with _writing_to(out):
+        before = earlier(out, name)
         results = _written(name, cases, keys, before, out, workers, console)
         skipped = _all_skipped(found, sites, cases, results, source)
         done = [(case, result.written) for case, result in zip(cases, results, strict=True) if result.written]
         if not done:
             raise BadInput("\n  ".join(["no case can be used:", *(f"{s.what}: {s.reason}" for s in skipped[:20])]))
+        notes = _notes(found, [] if sites else found.absent, chosen, {case.site for case, _ in done}, seed)
+        skipped = sorted([*skipped, *_lost(found, done)], key=lambda each: (each.what, each.reason))
         write_manifest(out, done)
-        write_description(out, name, reader, found, done, skipped, [*found.notes, *notes], seed=seed)
+        write_description(out, name, reader, found, done, skipped, notes, seed=seed)
         kept = {result.key: result.written for result in results if result.written}
         remove_left_over(out, before.values(), kept.values())
         Journal(out, name).rewrite(kept)
     reused = sum(key in before and before[key] is written for key, written in kept.items())
-    summary(console, out, found, done, skipped, [*found.notes, *notes], reused=reused)
+    summary(console, out, found, done, skipped, notes, reused=reused)
     return len(skipped)
+
+
+def _notes(found: Found, absent: Sequence[str], cases: Sequence[Case], written: Collection[str],
+           seed: int) -> list[str]:  # fmt: skip
+    """What was decided, of the sites that were written: one whose cases were all refused is not described."""
+    split = assigned([case for case in cases if case.site in written], seed=seed)[1]
+    return [*found.remarks(written), *found.notes, *split, *absent]
 
 
 def _chosen(cases: list[Case], sites: Sequence[str]) -> list[Case]:
@@ -172,13 +181,23 @@ def _all_skipped(found: Found, sites: Sequence[str], cases: Sequence[Case], resu
     return sorted(plain, key=lambda each: (each.what, each.reason))
 
 
+def _lost(found: Found, done: Sequence[tuple[Case, Written]]) -> list[Skipped]:
+    """Classes without a single pixel in all that was written."""
+    if found.lost is None:
+        return []
+    return found.lost({value for _, written in done for value in written.values}, [case for case, _ in done])
+
+
 @contextmanager
 def _writing_to(out: Path) -> Iterator[None]:
     """Any OSError inside is of OUT: files of the source are read with their own errors."""
     try:
         yield
     except OSError as error:
-        free = f", {shutil.disk_usage(out).free / 1e6:.0f} MB free" if out.is_dir() else ""
-        told = error.strerror or error
-        raise BadInput(f"OUT={str(out)!r} cannot be written ({told}{free}); make room there and run the same command"
-                       " again: it goes on, or give a folder on another disk") from error  # fmt: skip
+        told, way_out = str(error.strerror or error), "mend that or give another OUT, and run the same command again"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            told += f", {shutil.disk_usage(out).free / 1e6:.0f} MB free" if out.is_dir() else ""
+            way_out = "make room there and run the same command again: it goes on, or give a folder on another disk"
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            way_out = "give another OUT, or get the right to write there"
+        raise BadInput(f"OUT={str(out)!r} cannot be written ({told}); {way_out}") from error

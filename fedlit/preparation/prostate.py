@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ import numpy as np
 from fedlit.errors import BadInput
 from fedlit.preparation.cases import About, Case, Decoded, Found, Skipped
 from fedlit.preparation.decoding import mask_values, picture, same_grid
-from fedlit.preparation.layouts import Layout, NotRead, there
+from fedlit.preparation.layouts import Layout, NotRead, absent, there
 from fedlit.preparation.patterns import Pattern, Tree, not_as_published, tree
-from fedlit.preparation.splits import dealt
+from fedlit.preparation.splits import FEDFMS_NOTE, as_fedfms
 from fedlit.preparation.volumes import clipped_to_bytes, neighbours, read_volume
 
 SYNONYMS = {"ISBI": "RUNMC", "ISBI_1.5": "BMC"}
@@ -38,7 +38,6 @@ NOT_READ = (
             "take the six-site set, or write the volumes as NIfTI and use `fedlit prepare nifti`"),
 )  # fmt: skip
 SPLITS = ("iopfl", "fedfms", "seeded")
-SEED = 0  # of the split that FedFMS describes; which cases it drew is not published
 
 ABOUT = About(
     title="Multi-site prostate MRI, six sites",
@@ -49,14 +48,17 @@ ABOUT = About(
     " MRI Data. IEEE TMI 2020.",
 )
 VOLUMES = ("prostate: any value but 0 is prostate (zones joined); each volume is clipped at its 99 % quantile and"
-           " scaled from its least value to 8 bits; all slices are kept")  # fmt: skip
+           " scaled from its least value to 8 bits; ")  # fmt: skip
+WHOLE = "all slices are kept"
+APART = ("slices without foreground are kept too; one whose pixels are all the same is not, since no run can read it"
+         " (--volumes keeps it)")  # fmt: skip
 SLICES = "prostate: masks are read inverted, 0 is prostate and 255 background, and written 255 for prostate"
 
 
 @dataclass(frozen=True)
 class Prostate:
     """`split`: iopfl (the released case split), fedfms (10 % of the cases for validation, none for test: the site left
-    out is tested whole) or seeded (70/10/20). `volumes` keeps a volume in one file instead of its slices.
+    out is tested whole) or seeded (70/10/20). `volumes` keeps a volume in one file, its blank slices too.
     `neighbours` gives every slice the ones before and after it as channels. The sliced layout keeps its own split.
     """
 
@@ -79,12 +81,12 @@ class Prostate:
             notes = [] if self.split is None else ["split: as published; --split is of the NIfTI set"]
             about = replace(ABOUT, conventions=(SLICES, "prostate: case numbers restart per split, so the patient is"
                                                 " SITE/split/case"))  # fmt: skip
-            return Found(*sliced, about, notes)
+            return _as_whole_set(Found(*sliced, about, notes), found)
         if not cases:
             unread = there(found, NOT_READ)
             raise not_as_published("the prostate set as it is published", found, EXPECTED, skipped, unread)
-        cases, notes = self._divided(cases)
-        return Found(cases, skipped, replace(ABOUT, conventions=(VOLUMES,)), notes)
+        about = replace(ABOUT, conventions=(VOLUMES + (WHOLE if self.volumes else APART),))
+        return _as_whole_set(self._divided(Found(cases, skipped, about)), found)
 
     def _refuse_options(self) -> None:
         for name in ("volumes", "neighbours"):
@@ -109,18 +111,29 @@ class Prostate:
                                 decode=decode, as_slices=not self.volumes))  # fmt: skip
         return made, skipped
 
-    def _divided(self, cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
+    def _divided(self, found: Found) -> Found:
         if self.split == "seeded":
-            return list(cases), []
+            return found
         if self.split == "fedfms":
-            note = "split: FedFMS, 10 % of a site's cases for validation and none for test, drawn anew by seed 0"
-            return dealt(cases, (0.9, 0.1, 0.0), seed=SEED), [note]
-        divided = [replace(case, split=_iopfl_split(case)) for case in cases]
-        there = {(case.site, int(case.name[4:])) for case in cases}
-        lost = sorted(f"{site} Case{number:02d}" for site, parts in IOPFL.items() for part in parts for number in part
-                      if (site, number) not in there and any(case.site == site for case in cases))  # fmt: skip
-        notes = ["split: the cases that IOP-FL released"]
-        return divided, notes + ([f"split: IOP-FL's {', '.join(lost)} are not in SOURCE"] if lost else [])
+            return replace(found, cases=as_fedfms(found.cases), notes=[FEDFMS_NOTE])
+        divided = [replace(case, split=_iopfl_split(case)) for case in found.cases]
+        return replace(found, cases=divided, remarks=partial(_as_iopfl, found.cases))
+
+
+def _as_iopfl(cases: Sequence[Case], sites: Collection[str]) -> list[str]:
+    there = {(case.site, int(case.name[4:])) for case in cases}
+    lost = [f"{site} Case{number:02d}" for site in sorted(sites) for number in sorted(sum(IOPFL[site], ()))
+            if (site, number) not in there]  # fmt: skip
+    told = [f"split: IOP-FL's {', '.join(lost)} are not in SOURCE"] if lost else []
+    return ["split: the cases that IOP-FL released", *told]
+
+
+def _as_whole_set(found: Found, files: Tree) -> Found:
+    """The set is six sites: one without a case is said, and counts as left out."""
+    lost = [site for site in SITES if site not in {case.site for case in found.cases}]
+    skipped = [Skipped(site, "a site of the set of which SOURCE holds no case; --sites takes a part of the set")
+               for site in lost]  # fmt: skip
+    return replace(found, skipped=[*found.skipped, *skipped], absent=absent(SITES, found.cases, files))
 
 
 def _strangers(found: Tree) -> list[Skipped]:

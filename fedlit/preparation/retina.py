@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedlit.preparation.cases import About, Found
 from fedlit.preparation.decoding import drawn
-from fedlit.preparation.layouts import Layout, NotRead, all_cases
+from fedlit.preparation.layouts import Layout, NotRead, absent, all_cases
 from fedlit.preparation.patterns import tree
 
 PUBLISHED = {"training": "train", "train": "train", "test": "test"}
@@ -41,15 +42,19 @@ class Retina:
     """No options."""
 
     def find(self, source: Path) -> Found:
-        cases, skipped = all_cases("the retinal vessel sets as they are published", tree(source), LAYOUTS, NOT_READ)
-        sites = sorted({case.site for case in cases})
+        files = tree(source)
+        cases, skipped = all_cases("the retinal vessel sets as they are published", files, LAYOUTS, NOT_READ)
         about = About(
             title="Vessels on fundus photographs",
             labels={"vessel": 255},
-            conventions=(*(HOW[site] for site in sites), "retina: masks are white on vessels, and written as 255"),
+            conventions=("retina: masks are white on vessels, and written as 255",),
             licence="HRF, FIVES, CHASE_DB1: CC BY 4.0; DRIVE, STARE: see the owner's page. As found in public sources;"
             " the owner's page decides",
             citation="DRIVE: Staal et al., TMI 2004. CHASE_DB1: Owen et al., IOVS 2009, and Fraz et al., TBME 2012."
             " STARE: Hoover et al., TMI 2000. HRF: Budai et al., 2013. FIVES: Jin et al., Scientific Data 2022.",
         )
-        return Found(cases, skipped, about)
+        return Found(cases, skipped, about, remarks=_how, absent=absent(HOW, cases, files))
+
+
+def _how(sites: Collection[str]) -> list[str]:
+    return [HOW[site] for site in sorted(sites)]

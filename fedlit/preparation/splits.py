@@ -10,43 +10,62 @@ from pathlib import Path
 from fedlit.data.manifest import SPLITS, Row, split_by_group
 from fedlit.preparation.cases import Case
 
-VALIDATION = (
-    1 / 8
-)  # of the training patients, where a data set is published without: 10 % of all beside a fifth for test
+VALIDATION = 1 / 8  # of the training patients, where a set is published without: 10 % of all beside a fifth for test
+FEDFMS_SEED = 0  # which patients the paper drew is not published
+FEDFMS_NOTE = ("split: FedFMS, a tenth of a site's patients for validation (of three or more) and none for test,"
+               f" drawn anew by seed {FEDFMS_SEED}")  # fmt: skip
 
 
 def assigned(cases: Sequence[Case], *, seed: int) -> tuple[list[Case], list[str]]:
     """The cases with a split each, and in a line each what was decided.
 
-    A published split is kept. A site without any is divided 70/10/20 by patients; one without validation cases gives an
-    eighth of its training patients; a patient in two splits goes to the later one (train, val, test) whole. The order
-    of the cases does not matter.
+    A published split is kept, for all pictures of its patient. A site without any is divided 70/10/20 by patients; one
+    without validation cases gives an eighth of its training patients; a patient in two splits goes to the later one
+    (train, val, test) whole. The order of the cases does not matter.
     """
     kept, notes = _whole_patients(cases)
     by_site: dict[str, list[Case]] = defaultdict(list)
     for case in kept:
         by_site[case.site].append(case)
     done: list[Case] = []
-    drawn, validated = [], []
+    drawn, validated, without = [], [], []
     for site, own in sorted(by_site.items()):
-        splits = {case.split for case in own}
+        splits, new = {case.split for case in own}, list[Case]()
         if None in splits:
-            fixed = [case for case in own if case.split]
-            done += fixed + dealt([case for case in own if not case.split], (0.7, 0.1, 0.2), seed=seed)
+            new = dealt([case for case in own if not case.split], (0.7, 0.1, 0.2), seed=seed)
+            done += [case for case in own if case.split] + new
             drawn.append(site)
         elif "val" not in splits and "train" in splits:
             training = [case for case in own if case.split == "train"]
             done += [case for case in own if case.split != "train"]
-            done += dealt(training, (1 - VALIDATION, VALIDATION, 0.0), seed=seed)
-            validated.append(site)
+            new = dealt(training, (1 - VALIDATION, VALIDATION, 0.0), seed=seed)
+            done += new
+            if any(case.split == "val" for case in new):
+                validated.append(site)
         else:
             done += own
+        if new and "val" not in {case.split for case in own + new}:
+            without.append(site)
     if drawn:
         notes.append(f"split: 70/10/20 of the patients by seed {seed} at {', '.join(drawn)}")
     if validated:
         notes.append(f"split: as published; an eighth of the training patients, by seed {seed}, became val at "
                      + ", ".join(validated))  # fmt: skip
+    if without:
+        notes.append(f"split: too few patients for a val at {', '.join(without)}")
     return done, notes
+
+
+def as_fedfms(cases: Sequence[Case]) -> list[Case]:
+    """The cases with the patients of every site pooled and divided 90/10 to train and val, whatever was published: the
+    protocol of FedFMS (Liu et al., MICCAI 2024), whose site left out is tested whole."""
+    return dealt(cases, (0.9, 0.1, 0.0), seed=FEDFMS_SEED)
+
+
+def check_split(split: str | None) -> None:
+    """Raises ValueError unless it is one that every data set knows."""
+    if split not in (None, "fedfms"):
+        raise ValueError(f"--split {split}: allowed is fedfms; without it the published split, or 70/10/20 by --seed")
 
 
 def dealt(cases: Sequence[Case], fractions: Sequence[float], *, seed: int) -> list[Case]:
@@ -64,8 +83,9 @@ def _whole_patients(cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
     for case in cases:
         if case.split:
             splits[case.site, case.group].add(case.split)
-    torn = {patient: _latest(found) for patient, found in splits.items() if len(found) > 1}
-    whole = [replace(case, split=torn.get((case.site, case.group), case.split)) for case in cases]
+    latest = {patient: _latest(found) for patient, found in splits.items()}
+    torn = [patient for patient, found in splits.items() if len(found) > 1]
+    whole = [replace(case, split=latest.get((case.site, case.group))) for case in cases]
     if not torn:
         return whole, []
     named = ", ".join(f"{site} {group}" for site, group in sorted(torn)[:5])

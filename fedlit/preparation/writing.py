@@ -31,6 +31,7 @@ class Written:
     dropped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     num_blank: int = 0
+    values: tuple[int, ...] = ()  # that are in its masks
 
     def as_json(self) -> dict[str, Any]:
         skipped = [[each.what, each.reason] for each in self.skipped]
@@ -41,13 +42,15 @@ class Written:
             "dropped": list(self.dropped),
             "warnings": list(self.warnings),
             "num_blank": self.num_blank,
+            "values": list(self.values),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Written:
         skipped = tuple(Skipped(*pair) for pair in values["skipped"])
         dropped, warnings = tuple(values["dropped"]), tuple(values["warnings"])
-        return cls(tuple(values["rows"]), values["files"], skipped, dropped, warnings, values["num_blank"])
+        further = (dropped, warnings, values["num_blank"], tuple(values["values"]))
+        return cls(tuple(values["rows"]), values["files"], skipped, *further)
 
 
 def file_name(text: str) -> str:
@@ -75,7 +78,7 @@ def write_case(case: Case, out: Path) -> Written:
     assert mask.dtype == np.uint8 and image.shape[: mask.ndim] == mask.shape, (image.shape, mask.shape, mask.dtype)
     if mask.ndim == 2:
         rows, files = _pair(out, stem(case), image, mask, decoded.spacing)
-        return Written((rows,), files, (), decoded.dropped, decoded.warnings)
+        return Written((rows,), files, (), decoded.dropped, decoded.warnings, values=values_of(mask))
     return _slices(case, decoded, out) if case.as_slices else _volume(case, decoded, out)
 
 
@@ -99,12 +102,12 @@ def _slices(case: Case, decoded: Decoded, out: Path) -> Written:
     rows: list[Mapping[str, str]] = []
     files: dict[str, str] = {}
     skipped: list[Skipped] = []
-    num_blank = 0
+    num_blank, values = 0, set[int]()
     spacing = decoded.spacing
     for number, (image, mask) in enumerate(zip(decoded.image, decoded.mask, strict=True)):
         if (image == image[:1, :1]).all():
             if mask.any():
-                reason = "every pixel is the same, and the mask has foreground there"
+                reason = "every pixel is the same, which no run can read, and the mask has foreground there"
                 skipped.append(Skipped(f"{case.site} {case.name} slice {number}", reason))
             else:
                 num_blank += 1
@@ -115,9 +118,11 @@ def _slices(case: Case, decoded: Decoded, out: Path) -> Written:
         row, own = _pair(out, f"{stem(case)}/{number:03d}", image, mask, spacing and spacing[1:], **further)
         rows.append(row)
         files |= own
+        values.update(values_of(mask))
     if not rows:
         raise BadInput("every slice is empty, nothing can be seen")
-    return Written(tuple(rows), files, tuple(skipped), decoded.dropped, decoded.warnings, num_blank)
+    rest = (decoded.dropped, decoded.warnings, num_blank, tuple(sorted(values)))
+    return Written(tuple(rows), files, tuple(skipped), *rest)
 
 
 def _volume(case: Case, decoded: Decoded, out: Path) -> Written:
@@ -131,7 +136,15 @@ def _volume(case: Case, decoded: Decoded, out: Path) -> Written:
     else:
         contents[f"masks/{name}.nii.gz"] = _nifti(decoded.mask, decoded)
     row, files = _recorded(out, contents, decoded.spacing, {})
-    return Written((row,), files, (), decoded.dropped, decoded.warnings)
+    return Written((row,), files, (), decoded.dropped, decoded.warnings, values=values_of(decoded.mask))
+
+
+def values_of(mask: np.ndarray) -> tuple[int, ...]:
+    """The values in a uint8 mask; by a histogram of OpenCV, an eighth of the time of `np.unique` (measured)."""
+    import cv2
+
+    flat = np.ascontiguousarray(mask).reshape(len(mask), -1)
+    return tuple(np.flatnonzero(cv2.calcHist([flat], [0], None, [256], [0, 256])).tolist())
 
 
 def encoded(image: np.ndarray) -> tuple[str, bytes]:
