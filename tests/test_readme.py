@@ -102,5 +102,5 @@ def test_what_it_links_to_is_there():
     root = Path(__file__).parents[1]
     for link in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (root / link).is_file(), link
-    for script in re.findall(r"bash (launch/\S+)", README):
+    for script in re.findall(r"bash (launch/[\w.]+)", README):
         assert (root / script).is_file(), script
