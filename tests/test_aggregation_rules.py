@@ -35,8 +35,8 @@ from tests.rounds import NAMES, START, drawn, make_fleet, play, vectors
 
 MEMBERS = NAMES[:-1]
 ZERO = {"w": torch.zeros(2)}
-# Made by golden/from_flwr.py, flwr 1.41.0 (server.strategy.aggregate: aggregate_median, aggregate_trimmed_avg at 0.2, aggregate_krum with 2
-# malicious and 0 or 7 to keep, aggregate_bulyan with aggregate_krum) of the 11 x 60 random `rows`, 5 pictures each.
+# Made by golden/from_flwr.py of the 11 x 60 random `rows`, 5 pictures each: flwr 1.41.0, aggregate_median,
+# aggregate_trimmed_avg at 0.2, aggregate_krum with 2 malicious and 0 or 7 to keep, aggregate_bulyan with that krum.
 FLWR = load_file(Path(__file__).parent / "golden" / "robust_rules_flwr.safetensors")
 
 

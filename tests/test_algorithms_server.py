@@ -17,7 +17,9 @@ from fedlit.weights import WeightedSum, add, load, sha256, zeros_like
 from tests.conftest import make_federation, make_network, run_rounds
 
 GOLDEN = Path(__file__).parent / "golden" / "flwr_server_steps.safetensors"
-"""One aggregate_fit of flwr 1.41's strategies (golden/from_flwr.py), in float64: weights `before`, updates a, b, c of 7, 5, 4 pictures.
+"""One aggregate_fit of flwr 1.41's strategies, in float64: weights `before`, updates a, b, c of 7, 5, 4 pictures.
+
+Made by golden/from_flwr.py.
 
 FedAdam in round 4 (eta .1, betas .9 .99, tau 1e-3), its step divided by its bias correction sqrt(1 - .99^5) /
 (1 - .9^5), which the paper does not have; FedYogi (eta .01), FedAdagrad (eta .1, tau 1e-3), all with the moments as
