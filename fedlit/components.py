@@ -5,48 +5,21 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.errors import BadInput
 from fedlit.schema import SYNONYMS, SYNONYMS_OF, Problem, as_list, suggestion
+from fedlit.signatures import UNKNOWN, Parameters, as_declared, fits, parameters_of
 from fedlit.targets import PACKAGES, locate
 
 PLAIN = frozenset({"augment"})
 """Arguments whose nodes are inspected but handed over as nodes: a pipeline is built where its pictures are decoded, by
 `fedlit.data.augmentation`, which builds what is below albumentations and nothing else."""
-
-UNKNOWN = object()
-"""Stands for a value that is not known yet: left unset, unresolvable, or supplied when the component is built."""
-
-Parameters = Mapping[str, inspect.Parameter]
-
-
-def _parameters(found: Callable[..., Any]) -> tuple[Parameters, bool]:
-    """The parameters that can be given by name, and whether any other name is taken too.
-
-    Raises:
-        ValueError: the callable has no signature.
-    """
-    try:
-        signature = inspect.signature(found, eval_str=True)
-    except Exception:  # annotations that only a type checker can read: their types are not checked then
-        signature = inspect.signature(found)
-    hints: Mapping[str, Any] = {}
-    if is_dataclass(found):  # whose inherited fields are annotated in other files
-        with suppress(NameError):
-            hints = get_type_hints(found)
-    parameters = [
-        each.replace(annotation=hints.get(each.name, each.annotation)) for each in signature.parameters.values()
-    ]
-    named = {each.name: each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
-    return named, any(each.kind is each.VAR_KEYWORD for each in parameters)
 
 
 @dataclass
@@ -68,7 +41,7 @@ class Inspection:
             return UNKNOWN
         try:
             found = locate(str(node["_target_"]))
-            named, takes_any = _parameters(found)
+            named, takes_any = parameters_of(found)
         except (BadInput, ValueError) as error:
             self._add(key, str(error))
             return UNKNOWN
@@ -115,7 +88,7 @@ class Inspection:
 
     def _made(self, found: Callable, arguments: Mapping[str, Any], named: Parameters, key: str) -> Any:
         try:
-            made = found(**{name: _as_declared(value, named.get(name)) for name, value in arguments.items()})
+            made = found(**{name: as_declared(value, named.get(name)) for name, value in arguments.items()})
             for text in made.check() if hasattr(made, "check") else ():
                 if not text.startswith(tuple(f"{key}.{name}[" for name in PLAIN)):  # inspected above
                     named_key = re.match(rf"{re.escape(key)}(\.\w+)+", text)
@@ -168,43 +141,6 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield from _leaves(item)
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value from YAML can be meant by a type hint; True where the hint is none of the simple ones."""
-    origin, args = get_origin(hint) or hint, get_args(hint)
-    if value is UNKNOWN:
-        return True
-    if origin in (Union, UnionType):
-        return any(fits(value, arg) for arg in args)
-    if origin is Literal:
-        return value in args
-    if origin in (None, NoneType):
-        return value is None
-    if origin in (bool, str):
-        return isinstance(value, origin)
-    if origin in (int, float):
-        return isinstance(value, int | origin) and not isinstance(value, bool)
-    if origin in (dict, Mapping):
-        pairs = value.items() if isinstance(value, Mapping) and args else ()
-        return isinstance(value, Mapping) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in pairs)
-    if isinstance(value, Mapping) and isinstance(origin, type) and origin is not Any:
-        return issubclass(dict, origin)  # names no component
-    if origin not in (list, tuple, Sequence):
-        return True
-    if not isinstance(value, list | tuple):
-        return False
-    if origin is tuple and args and args[-1] is not ...:
-        return len(value) == len(args) and all(map(fits, value, args))
-    return not args or all(fits(item, args[0]) for item in value)
-
-
-def _as_declared(value: Any, parameter: inspect.Parameter | None) -> Any:
-    """YAML has no tuples: a list becomes one where the signature says tuple and not list."""
-    hint = parameter.annotation if parameter is not None else None
-    hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    origins = [get_origin(each) or each for each in hints]
-    return tuple(value) if isinstance(value, list) and tuple in origins and list not in origins else value
-
-
 def build(node: DictConfig | Mapping[str, Any], **supplied: Any) -> Any:
     """The object a node describes, with the objects its inner nodes describe (those of PLAIN stay nodes).
 
@@ -238,13 +174,13 @@ def _bound(node: Mapping[str, Any], key: str, supplied: Mapping[str, Any]) -> pa
         found = locate(str(node.get("_target_", "")))
     except BadInput as error:
         raise BadInput(f"{key}: {error}") from error
-    named, _ = _parameters(found)
+    named, _ = parameters_of(found)
     arguments = {name: value for name, value in supplied.items() if name in named}
     for name, value in node.items():
         if name != "_target_":
             value = completed(found, name, value)
             inside = value if name in PLAIN else _built_inside(value, f"{key}.{name}")
-            arguments[name] = _as_declared(inside, named.get(name))
+            arguments[name] = as_declared(inside, named.get(name))
     return partial(found, **arguments)
 
 

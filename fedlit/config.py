@@ -10,10 +10,11 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedlit.components import UNKNOWN, Inspection, bind, build
+from fedlit.components import Inspection, bind, build
 from fedlit.errors import BadInput
 from fedlit.fedfms_score import FEDFMS, FORMERLY
 from fedlit.schema import GROUPS, NAMED_GROUPS, Problem, out_of_range, typed
+from fedlit.signatures import UNKNOWN
 from fedlit.sources import COMMAND_LINE, Layer, Reading, flat, shipped, with_included, words
 
 __all__ = ["Checked", "Loaded", "Problem", "bind", "build", "check", "differences", "flatten", "load", "shipped"]
