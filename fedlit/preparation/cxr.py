@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from fedlit.errors import BadInput
 from fedlit.preparation.cases import About, Decoded, Found
 from fedlit.preparation.decoding import bright, drawn, picture, same_grid
-from fedlit.preparation.layouts import Layout, NotRead, absent, all_cases
+from fedlit.preparation.layouts import Layout, NotRead, absent, all_cases, readings
 from fedlit.preparation.patterns import tree
 
 JSRT_SIDE, JSRT_MM = 2048, 0.175  # pixels of a raw picture, and their size
@@ -91,11 +91,7 @@ class ChestXRays:
             " Jaeger et al., QIMS 2014. Shenzhen masks: Stirenko et al., 2018. COVID-QU-Ex: Tahir et al., Computers in"
             " Biology and Medicine 2021.",
         )
-        return Found(cases, skipped, about, remarks=_how, absent=absent(HOW, cases, files))
-
-
-def _how(sites: Collection[str]) -> list[str]:
-    return [HOW[site] for site in sorted(sites)]
+        return Found(cases, skipped, about, remarks=partial(readings, HOW), absent=absent(HOW, cases, files))
 
 
 def _written(lungs: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from fedlit.files import write_atomically, write_json
 from fedlit.preparation.cases import Case, Found, Reader, Skipped
 from fedlit.preparation.writing import Written
 from fedlit.provenance import printable
+from fedlit.units import counted
 
 COLUMNS = ("site", "image", "mask", "split", "group", "spacing", "volume", "slice", "slice_spacing", "sha256",
            "mask_sha256")  # fmt: skip
@@ -102,12 +103,12 @@ def summary(console: Console, out: Path, found: Found, done: Done, skipped: Sequ
         _say(console, line)
     if num_blank := sum(written.num_blank for _, written in done):
         volumes = sum(written.num_blank > 0 for _, written in done)
-        told = f"{_many(num_blank, 'slice')} of {_many(volumes, 'volume')}"
+        told = f"{counted(num_blank, 'slice')} of {counted(volumes, 'volume')}"
         _say(console, f"blank and without foreground, not written (background when a volume is scored): {told}")
     dropped = Counter(field for _, written in done for field in written.dropped)
     if dropped:
         verb = "was" if len(dropped) == 1 else "were"
-        _say(console, f"{_many(len(dropped), 'identifying field')} {verb} dropped: {', '.join(sorted(dropped))}")
+        _say(console, f"{counted(len(dropped), 'identifying field')} {verb} dropped: {', '.join(sorted(dropped))}")
     if reused:
         _say(console, f"{reused} of {len(done)} cases were there already")
     if skipped:
@@ -120,10 +121,6 @@ def summary(console: Console, out: Path, found: Found, done: Done, skipped: Sequ
 
 def _say(console: Console, line: str) -> None:
     console.print(Text(printable(line)), soft_wrap=True)
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _plain(value: object) -> object:

@@ -15,7 +15,7 @@ from fedlit.errors import BadInput
 from fedlit.preparation.cases import About, Case, Decoded, Found, Skipped
 from fedlit.preparation.layouts import Layout, NotRead, absent, there
 from fedlit.preparation.patterns import Tree, not_as_published, tree
-from fedlit.preparation.splits import FEDFMS_NOTE, as_fedfms, check_split
+from fedlit.preparation.splits import check_split, divided
 from fedlit.preparation.volumes import clipped_to_bytes, read_volume
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -83,9 +83,7 @@ class FeTS:
         sites = [f"institution {number}" for number in sorted(set(institutions.values()), key=_by_number)]
         lost = absent(sites, placed, found)
         remarks = partial(_lost_cases, institutions, {case.name for case in placed}, self.partition)
-        if self.split == "fedfms":
-            return Found(as_fedfms(placed), skipped, about, [FEDFMS_NOTE], remarks=remarks, absent=lost)
-        return Found(placed, skipped, about, remarks=remarks, absent=lost)
+        return divided(Found(placed, skipped, about, remarks=remarks, absent=lost), self.split)
 
 
 def _by_number(institution: str) -> tuple[int, str]:

@@ -22,7 +22,7 @@ from fedlit.preparation.fundus_masks import (
 )
 from fedlit.preparation.layouts import Layout, NotRead, absent, all_cases
 from fedlit.preparation.patterns import tree
-from fedlit.preparation.splits import FEDFMS_NOTE, as_fedfms, check_split
+from fedlit.preparation.splits import check_split, divided
 
 PUBLISHED = {
     "train": "train", "training": "train", "training_set": "train", "training400": "train",
@@ -116,12 +116,10 @@ class Fundus:
             " 2010. G1020: Bajwa et al., IJCNN 2020.",
         )  # fmt: skip
         cases = [_of_one_patient(case) for case in cases]
-        notes = []
-        if self.split == "fedfms":
-            cases, notes = as_fedfms(cases), [FEDFMS_NOTE]
         lost = absent(_sites_of_set({case.site for case in cases}), cases, files)
         by_hospital = self.split is None
-        return Found(cases, skipped, about, notes, remarks=partial(_remarks, cases, by_hospital), absent=lost)
+        remarks = partial(_remarks, cases, by_hospital)
+        return divided(Found(cases, skipped, about, remarks=remarks, absent=lost), self.split)
 
 
 def _sites_of_set(found: Collection[str]) -> list[str]:

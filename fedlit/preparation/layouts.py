@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from fedlit.preparation.cases import Case, Decoded, Skipped
 from fedlit.preparation.patterns import Pattern, Tree, not_as_published
+from fedlit.units import counted
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Layout:
             return [], [Skipped(self.label, f"masks as {lost}, but no picture{self._as_named}")] if lost else []
         for pattern, by_key in zip(mask_patterns, masks, strict=True):
             if not by_key:
-                count = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
-                return [], [Skipped(self.label, f"{count}{self._as_named}, but no mask as {pattern}")]
+                told = f"{counted(len(images), 'picture')}{self._as_named}, but no mask as {pattern}"
+                return [], [Skipped(self.label, told)]
         cases, skipped, used = [], [], defaultdict(set)
         for file, names in images:
             chosen = []
@@ -152,6 +153,11 @@ def all_cases(
 def there(found: Tree, not_read: Sequence[NotRead]) -> list[str]:
     """Of the layouts that are not read, those whose files are there."""
     return [str(each) for each in not_read if found.matching(Pattern(each.sign))]
+
+
+def readings(how: Mapping[str, str], sites: Collection[str]) -> list[str]:
+    """How the masks of each of these sites are read."""
+    return [how[site] for site in sorted(sites)]
 
 
 def absent(sites: Iterable[str], cases: Sequence[Case], found: Tree) -> list[str]:

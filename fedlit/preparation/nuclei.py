@@ -16,7 +16,7 @@ from fedlit.preparation.cases import About, Case, Decoded, Found, Skipped
 from fedlit.preparation.decoding import filled, mask_values, picture, same_grid
 from fedlit.preparation.layouts import Layout, NotRead, absent, there
 from fedlit.preparation.patterns import Pattern, Tree, not_as_published, tree
-from fedlit.preparation.splits import FEDFMS_NOTE, as_fedfms, check_split
+from fedlit.preparation.splits import check_split, divided
 
 FOLD = Pattern("{fold:Fold.?\\d}/{kind:images|masks}/*/{file:images|types|masks}.npy")
 IMAGE_SCOPE_LIMIT = 64_000_000  # bytes of an XML file; the largest published one has 3 MB
@@ -130,10 +130,7 @@ class Nuclei:
             citation="PanNuke: Gamper et al., 2020. MoNuSeg: Kumar et al., TMI 2020. MoNuSAC: Verma et al., TMI 2021."
             " TNBC: Naylor et al., TMI 2019.",
         )
-        notes = []
-        if self.split == "fedfms":
-            cases, notes = as_fedfms(cases), [FEDFMS_NOTE]
-        return Found(cases, skipped, about, notes, remarks=_how, absent=_absent(cases, found))
+        return divided(Found(cases, skipped, about, remarks=_how, absent=_absent(cases, found)), self.split)
 
 
 def _how(sites: Collection[str]) -> list[str]:

@@ -15,7 +15,7 @@ from fedlit.preparation.cases import About, Case, Decoded, Found, Skipped
 from fedlit.preparation.decoding import mask_values, picture, same_grid
 from fedlit.preparation.layouts import Layout, NotRead, absent, there
 from fedlit.preparation.patterns import Pattern, Tree, not_as_published, tree
-from fedlit.preparation.splits import FEDFMS_NOTE, as_fedfms
+from fedlit.preparation.splits import divided
 from fedlit.preparation.volumes import clipped_to_bytes, neighbours, read_volume
 
 SYNONYMS = {"ISBI": "RUNMC", "ISBI_1.5": "BMC"}
@@ -112,12 +112,10 @@ class Prostate:
         return made, skipped
 
     def _divided(self, found: Found) -> Found:
-        if self.split == "seeded":
-            return found
-        if self.split == "fedfms":
-            return replace(found, cases=as_fedfms(found.cases), notes=[FEDFMS_NOTE])
-        divided = [replace(case, split=_iopfl_split(case)) for case in found.cases]
-        return replace(found, cases=divided, remarks=partial(_as_iopfl, found.cases))
+        if self.split in ("seeded", "fedfms"):
+            return divided(found, self.split)
+        cases = [replace(case, split=_iopfl_split(case)) for case in found.cases]
+        return replace(found, cases=cases, remarks=partial(_as_iopfl, found.cases))
 
 
 def _as_iopfl(cases: Sequence[Case], sites: Collection[str]) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fedlit.preparation.cases import About, Found
 from fedlit.preparation.decoding import drawn
-from fedlit.preparation.layouts import Layout, NotRead, absent, all_cases
+from fedlit.preparation.layouts import Layout, NotRead, absent, all_cases, readings
 from fedlit.preparation.patterns import tree
 
 PUBLISHED = {"training": "train", "train": "train", "test": "test"}
@@ -53,8 +53,4 @@ class Retina:
             citation="DRIVE: Staal et al., TMI 2004. CHASE_DB1: Owen et al., IOVS 2009, and Fraz et al., TBME 2012."
             " STARE: Hoover et al., TMI 2000. HRF: Budai et al., 2013. FIVES: Jin et al., Scientific Data 2022.",
         )
-        return Found(cases, skipped, about, remarks=_how, absent=absent(HOW, cases, files))
-
-
-def _how(sites: Collection[str]) -> list[str]:
-    return [HOW[site] for site in sorted(sites)]
+        return Found(cases, skipped, about, remarks=partial(readings, HOW), absent=absent(HOW, cases, files))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedlit.data.manifest import SPLITS, Row, split_by_group
-from fedlit.preparation.cases import Case
+from fedlit.preparation.cases import Case, Found
 
 VALIDATION = 1 / 8  # of the training patients, where a set is published without: 10 % of all beside a fifth for test
 FEDFMS_SEED = 0  # which patients the paper drew is not published
@@ -60,6 +60,13 @@ def as_fedfms(cases: Sequence[Case]) -> list[Case]:
     """The cases with the patients of every site pooled and divided 90/10 to train and val, whatever was published: the
     protocol of FedFMS (Liu et al., MICCAI 2024), whose site left out is tested whole."""
     return dealt(cases, (0.9, 0.1, 0.0), seed=FEDFMS_SEED)
+
+
+def divided(found: Found, split: str | None) -> Found:
+    """What was found, by the split of FedFMS where that is asked for."""
+    if split != "fedfms":
+        return found
+    return replace(found, cases=as_fedfms(found.cases), notes=[*found.notes, FEDFMS_NOTE])
 
 
 def check_split(split: str | None) -> None:
