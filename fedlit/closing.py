@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedlit.aggregation import is_guarded
 from fedlit.checkpoint import State
 from fedlit.messages import Slots
 from fedlit.patients import read_patients
@@ -50,7 +49,7 @@ def account(experiment: Experiment, kept: State, last: State, progress: Progress
         "idle_fraction": fleet.idle_fractions(),
         **fleet.channel.report(progress.num_rounds, *experiment.cohort_size),
         **({"privacy": experiment.ledger.report(progress.num_rounds)} if experiment.ledger else {}),
-        **({"guard": of_guard(fleet.members, progress)} if is_guarded(algorithm.aggregate) else {}),
+        **({"guard": of_guard(fleet.members, progress)} if algorithm.aggregate.is_guarded else {}),
         "dropped": list(progress.dropped),
         "warnings": list(dict.fromkeys((*progress.warnings, *experiment.display.warnings))),
     }

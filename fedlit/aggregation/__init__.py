@@ -9,7 +9,7 @@ from fedlit.aggregation.mean import Mean
 from fedlit.aggregation.median import Median
 from fedlit.aggregation.norm_clipping import NormClipping
 from fedlit.aggregation.trimmed_mean import TrimmedMean
-from fedlit.aggregation.update_guard import UpdateGuard, is_guarded
+from fedlit.aggregation.update_guard import UpdateGuard
 
 __all__ = [
     "ROOT",
@@ -29,5 +29,4 @@ __all__ = [
     "PerCoordinate",
     "TrimmedMean",
     "UpdateGuard",
-    "is_guarded",
 ]

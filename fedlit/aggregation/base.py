@@ -110,6 +110,11 @@ class Aggregation(ABC):
         return False
 
     @property
+    def is_guarded(self) -> bool:
+        """An update guard is this rule, or inside it."""
+        return False
+
+    @property
     def stretches(self) -> bool:
         """It may follow a change further than was asked for (a scale above 1), which no running statistic bears."""
         return False

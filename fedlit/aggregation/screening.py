@@ -24,6 +24,10 @@ class Screening(Comparing):
         return self.rule.needs_root
 
     @property
+    def is_guarded(self) -> bool:
+        return self.rule.is_guarded
+
+    @property
     def stretches(self) -> bool:
         return self.rule.stretches
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from fedlit.aggregation.base import ROOT, Aggregation, Chosen, Differences
+from fedlit.aggregation.base import ROOT, Chosen, Differences
 from fedlit.aggregation.screening import Screening
 from fedlit.errors import ClientFailed
 
@@ -47,6 +47,10 @@ class UpdateGuard(Screening):
             raise ValueError(f"policy={self.policy!r} is unknown; use one of {', '.join(get_args(Policy))}")
         if not self.num_deviations > 0:
             raise ValueError(f"num_deviations={self.num_deviations!r} is not allowed; use a number above 0")
+
+    @property
+    def is_guarded(self) -> bool:
+        return True
 
     def limit(self, norms: Tensor) -> tuple[float, float]:
         """The largest norm that is none too many, and the median."""
@@ -99,8 +103,3 @@ def apart(one: float, other: float) -> tuple[str, str]:
     """Two different numbers in as few digits, from three on, as tell them apart."""
     texts = ((f"{one:.{digits}g}", f"{other:.{digits}g}") for digits in range(3, 18))
     return next(pair for pair in texts if pair[0] != pair[1])
-
-
-def is_guarded(rule: Aggregation) -> bool:
-    """An update guard is this rule, or inside it."""
-    return isinstance(rule, UpdateGuard) or (isinstance(rule, Screening) and is_guarded(rule.rule))
