@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -45,13 +46,30 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing_to(cache: Path) -> Iterator[None]:
-    """Any OSError inside is the cache's: files of the user are read with their own errors."""
-    try:
+    """Any OSError inside is the cache's, which is made: files of the user are read with their own errors."""
+    with only_written(cache, f"the cache {cache}", "set data.cache_dir or FEDLIT_CACHE to a folder on another disk"):
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         yield
+
+
+@contextlib.contextmanager
+def only_written(folder: Path, named: str, elsewhere: str) -> Iterator[None]:
+    """Any OSError inside is of this folder, and what helps depends on which it is.
+
+    Args:
+        named: the folder, in the words of who reads the error.
+        elsewhere: how another folder is given, as an order.
+
+    Raises:
+        BadInput: instead of the OSError.
+    """
+    try:
+        yield
     except OSError as error:
-        free = f", {shutil.disk_usage(cache).free / 1e6:.0f} MB free" if cache.is_dir() else ""
-        raise BadInput(
-            f"the cache {cache} cannot be written ({error.strerror or error}{free}); make room there, or set"
-            " data.cache_dir or FEDLIT_CACHE to a folder on another disk"
-        ) from error
+        told, way_out = str(error.strerror or error), f"mend that, or {elsewhere}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            told += f", {shutil.disk_usage(folder).free / 1e6:.0f} MB free" if folder.is_dir() else ""
+            way_out = f"make room there, or {elsewhere}"
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            way_out = f"get the right to write there, or {elsewhere}"
+        raise BadInput(f"{named} cannot be written ({told}); {way_out}") from error

@@ -17,13 +17,14 @@ from rich.console import Console
 
 from fedlit.preparation.cases import Reader
 from fedlit.preparation.fundus import Fundus
+from fedlit.preparation.nifti import Nifti
 from fedlit.preparation.prepare import prepare
 from fedlit.preparation.prostate import Prostate
 from fedlit.preparation.writing import GZIP_LEVEL, PNG_LEVEL
 
 NUM_PICTURES, SIDE = 24, 800
 NUM_VOLUMES, SHAPE = 6, (24, 320, 320)
-NUM_ROUNDS = 5
+NUM_ROUNDS = 9
 TARGET = 1.3
 
 
@@ -61,30 +62,46 @@ def draw_pictures(root: Path) -> None:
 
 
 def draw_volumes(root: Path, kind: type) -> None:
-    (root / "UCL").mkdir(parents=True)
+    """As the prostate set is published."""
     for number in range(NUM_VOLUMES):
         for ending, array in zip(("", "_segmentation"), scan(number), strict=True):
-            stored = array.astype(np.uint8 if ending else kind).transpose(2, 1, 0)
-            path = root / "UCL" / f"Case{number:02d}{ending}.nii.gz"
-            nibabel.Nifti1Image(stored, np.diag([-0.5, -0.5, 3, 1])).to_filename(path)
+            store(root / "UCL" / f"Case{number:02d}{ending}.nii.gz", array.astype(np.uint8 if ending else kind))
+
+
+def draw_folders(root: Path, kind: type) -> None:
+    """As `nifti` finds them."""
+    for number in range(NUM_VOLUMES):
+        for folder, array in zip(("images", "masks"), scan(number), strict=True):
+            stored = array.astype(np.uint8 if folder == "masks" else kind)
+            store(root / "site" / folder / f"case{number:02d}.nii.gz", stored)
+
+
+def store(path: Path, volume: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.Nifti1Image(volume.transpose(2, 1, 0), np.diag([-0.5, -0.5, 3, 1])).to_filename(path)
 
 
 def decode(path: Path) -> np.ndarray:
     if path.suffix == ".png":
         with Image.open(path) as opened:
             return np.asarray(opened)
+    if path.suffix == ".npy":
+        return np.load(path)
     image = nibabel.load(path)
     return np.asanyarray(image.dataobj)
 
 
 def encode(path: Path, array: np.ndarray) -> None:
-    """Pictures by OpenCV, volumes by nibabel and gzip, at the levels of `fedlit prepare`."""
+    """Pictures by OpenCV or NumPy, volumes by nibabel and gzip, at the levels of `fedlit prepare`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, array)
+        return
     if path.suffix == ".png":
         ordered = np.ascontiguousarray(array[..., ::-1]) if array.ndim == 3 else array
         content = cv2.imencode(".png", ordered, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1].tobytes()
     else:
         content = gzip.compress(nibabel.Nifti1Image(array, np.eye(4)).to_bytes(), GZIP_LEVEL, mtime=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
 
@@ -111,7 +128,9 @@ def compare(what: str, name: str, reader: Reader, folder: Path) -> None:
         prepare(name, reader, source, out, workers=1, console=Console(quiet=True))
 
     prepared(folder / "first")
-    written = [path for path in sorted((folder / "first").rglob("*")) if path.name.endswith((".png", ".nii.gz"))]
+    written = [
+        path for path in sorted((folder / "first").rglob("*")) if path.name.endswith((".png", ".npy", ".nii.gz"))
+    ]
     contents = {path.relative_to(folder / "first"): decode(path) for path in written}
     sources = sorted(path for path in source.rglob("*") if path.is_file())
     alone(sources, contents, folder / "warm")
@@ -144,3 +163,6 @@ def bench_preparation(folder: Path) -> None:
             draw_volumes(place / "source", kind)
             what = f"{size}, {kind.__name__}, to {'volumes' if whole else 'slices'}"
             compare(what, "prostate", Prostate(volumes=whole), place)
+        place = folder / f"{kind.__name__}_kept"
+        draw_folders(place / "source", kind)
+        compare(f"{size}, {kind.__name__}, to slices as they are", "nifti", Nifti(slices=True), place)

@@ -188,7 +188,7 @@ def test_a_full_disk_is_one_clear_error(pictures, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(BadInput, match=r"cannot be written \(No space left on device.*MB free\); .*FEDLIT_CACHE"):
+    with pytest.raises(BadInput, match=r"cannot be written \(No space.*MB free\); make room .*FEDLIT_CACHE"):
         packed(pictures, BINARY, cache=tmp_path / "cache")
     monkeypatch.undo()
     assert len(packed(pictures, BINARY, cache=tmp_path / "cache")[0]) == 6

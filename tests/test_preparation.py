@@ -204,9 +204,7 @@ def test_a_full_disk_is_one_clear_line_and_is_gone_on_from(tmp_path, capsys, mon
     monkeypatch.setattr(writing, "write", full)
     assert prepare("folder", source, tmp_path / "out") == 2
     told = capsys.readouterr().err
-    assert (
-        "No space left on device" in told and "MB free" in told and "make room there" in told and "it goes on" in told
-    )
+    assert "No space left on device" in told and "MB free" in told and "make room there" in told and "goes on" in told
     monkeypatch.setattr(writing, "write", write)
     assert prepare("folder", source, tmp_path / "out") == 0
     assert "1 of 4 cases were there already" in capsys.readouterr().out

@@ -31,35 +31,39 @@ def splits_of(cases) -> dict[str, str]:
 
 def test_no_split_separates_a_patient_and_none_depends_on_the_order():
     given = patients(*[("a", f"p{number // 3}", None) for number in range(30)])
-    done, notes = assigned(given, seed=0)
-    assert splits_of(done) == splits_of(assigned(given[::-1], seed=0)[0])
+    split = assigned(given, seed=0)
+    done = split.cases
+    assert splits_of(done) == splits_of(assigned(given[::-1], seed=0).cases)
     by_patient = {case.group: {each.split for each in done if each.group == case.group} for case in done}
     assert all(len(found) == 1 for found in by_patient.values())
     assert sorted(next(iter(found)) for found in by_patient.values()) == ["test"] * 2 + ["train"] * 7 + ["val"]
-    assert notes == ["split: 70/10/20 of the patients by seed 0 at a"]
-    assert splits_of(done) != splits_of(assigned(given, seed=1)[0])
+    assert split.notes(["a"]) == ["split: 70/10/20 of the patients by seed 0 at a"]
+    assert splits_of(done) != splits_of(assigned(given, seed=1).cases)
 
 
 def test_a_published_split_is_kept_validation_is_taken_from_training_and_torn_patients_go_to_the_later_split():
     given = patients(*[("a", f"p{number}", "train") for number in range(8)], ("a", "t", "test"), ("a", "p0", "test"))
-    done, notes = assigned(given, seed=0)
-    found = splits_of(done)
+    split = assigned(given, seed=0)
+    found, notes = splits_of(split.cases), split.notes(["a"])
     assert found["a/p0_0"] == found["a/p0_9"] == found["a/t_8"] == "test"
     assert sorted(split for name, split in found.items() if not name.startswith(("a/p0", "a/t"))) == (
         ["train"] * 6 + ["val"]
     )
     assert "a p0" in notes[0] and "an eighth of the training patients" in notes[1]
     kept = [replace(case, split="val") if case.group == "p1" else case for case in given]
-    assert splits_of(assigned(kept, seed=0)[0])["a/p1_1"] == "val"
-    assert sum(split == "val" for split in splits_of(assigned(kept, seed=0)[0]).values()) == 1
+    assert splits_of(assigned(kept, seed=0).cases)["a/p1_1"] == "val"
+    assert sum(split == "val" for split in splits_of(assigned(kept, seed=0).cases).values()) == 1
 
 
 def test_a_split_is_said_only_of_sites_that_have_it():
     """A site with too few training patients gives none of them to val."""
     few, many = ("small", "p0", "train"), [("large", f"p{number}", "train") for number in range(8)]
-    done, notes = assigned(patients(few, *many, ("tiny", "p0", None)), seed=0)
-    assert {case.site for case in done if case.split == "val"} == {"large"}
-    assert notes == [
+    split = assigned(patients(few, *many, ("tiny", "p0", None)), seed=0)
+    assert {case.site for case in split.cases if case.split == "val"} == {"large"}
+    assert split.notes(["large"]) == [
+        "split: as published; an eighth of the training patients, by seed 0, became val at large"
+    ]
+    assert split.notes(["small", "large", "tiny"]) == [
         "split: 70/10/20 of the patients by seed 0 at tiny",
         "split: as published; an eighth of the training patients, by seed 0, became val at large",
         "split: too few patients for a val at small, tiny",
@@ -67,7 +71,7 @@ def test_a_split_is_said_only_of_sites_that_have_it():
 
 
 def test_pictures_without_a_split_follow_their_patient():
-    done, _ = assigned(patients(*[("a", f"p{number}", None) for number in range(9)], ("a", "p4", "test")), seed=0)
+    done = assigned(patients(*[("a", f"p{number}", None) for number in range(9)], ("a", "p4", "test")), seed=0).cases
     assert {case.split for case in done if case.group == "p4"} == {"test"}
 
 
@@ -81,7 +85,7 @@ def test_fedfms_pools_what_was_published_and_keeps_a_tenth_of_the_patients():
     assert all(len(found) == 1 for found in by_patient.values())
     held_out = [site for (site, _), found in by_patient.items() if found == {"val"}]
     assert sorted(held_out) == ["a", "a", "b"] and {case.split for case in done} == {"train", "val"}
-    assert assigned(done, seed=5)[1] == []
+    assert assigned(done, seed=5).notes(["a", "b"]) == []
 
 
 @pytest.mark.parametrize(

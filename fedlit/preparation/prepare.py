@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,9 +17,11 @@ from fedlit.errors import BadInput
 from fedlit.preparation.cases import Case, Found, Reader, Skipped
 from fedlit.preparation.describing import summary, write_description, write_manifest
 from fedlit.preparation.folder_out import Journal, check_places, earlier, key_of, remove_left_over
-from fedlit.preparation.splits import assigned
+from fedlit.preparation.splits import Assigned, assigned
 from fedlit.preparation.writing import Written, is_whole, stem, write_case
+from fedlit.storage import only_written
 
+ELSEWHERE = "give another OUT; the same command goes on where it stopped"
 FEW = 8  # cases: starting processes takes longer
 
 
@@ -52,16 +51,17 @@ def prepare(name: str, reader: Reader, source: Path, out: Path, *, sites: Sequen
     found = reader.find(source)
     chosen = _chosen(found.cases, sites)
     _check_names(chosen)
-    cases = sorted(assigned(chosen, seed=seed)[0], key=lambda case: (case.site, case.name))
+    split = assigned(chosen, seed=seed)
+    cases = sorted(split.cases, key=lambda case: (case.site, case.name))
     keys = [key_of(case, source) for case in cases]
-    with _writing_to(out):
+    with only_written(out, f"OUT={str(out)!r}", ELSEWHERE):
         before = earlier(out, name)
         results = _written(name, cases, keys, before, out, workers, console)
         skipped = _all_skipped(found, sites, cases, results, source)
         done = [(case, result.written) for case, result in zip(cases, results, strict=True) if result.written]
         if not done:
             raise BadInput("\n  ".join(["no case can be used:", *(f"{s.what}: {s.reason}" for s in skipped[:20])]))
-        notes = _notes(found, [] if sites else found.absent, chosen, {case.site for case, _ in done}, seed)
+        notes = _notes(found, split, {case.site for case, _ in done}, [] if sites else found.absent)
         skipped = sorted([*skipped, *_lost(found, done)], key=lambda each: (each.what, each.reason))
         write_manifest(out, done)
         write_description(out, name, reader, found, done, skipped, notes, seed=seed)
@@ -73,11 +73,9 @@ def prepare(name: str, reader: Reader, source: Path, out: Path, *, sites: Sequen
     return len(skipped)
 
 
-def _notes(found: Found, absent: Sequence[str], cases: Sequence[Case], written: Collection[str],
-           seed: int) -> list[str]:  # fmt: skip
+def _notes(found: Found, split: Assigned, written: Collection[str], absent: Sequence[str]) -> list[str]:
     """What was decided, of the sites that were written: one whose cases were all refused is not described."""
-    split = assigned([case for case in cases if case.site in written], seed=seed)[1]
-    return [*found.remarks(written), *found.notes, *split, *absent]
+    return [*found.remarks(written), *found.notes, *split.notes(written), *absent]
 
 
 def _chosen(cases: list[Case], sites: Sequence[str]) -> list[Case]:
@@ -186,18 +184,3 @@ def _lost(found: Found, done: Sequence[tuple[Case, Written]]) -> list[Skipped]:
     if found.lost is None:
         return []
     return found.lost({value for _, written in done for value in written.values}, [case for case, _ in done])
-
-
-@contextmanager
-def _writing_to(out: Path) -> Iterator[None]:
-    """Any OSError inside is of OUT: files of the source are read with their own errors."""
-    try:
-        yield
-    except OSError as error:
-        told, way_out = str(error.strerror or error), "mend that or give another OUT, and run the same command again"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            told += f", {shutil.disk_usage(out).free / 1e6:.0f} MB free" if out.is_dir() else ""
-            way_out = "make room there and run the same command again: it goes on, or give a folder on another disk"
-        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            way_out = "give another OUT, or get the right to write there"
-        raise BadInput(f"OUT={str(out)!r} cannot be written ({told}); {way_out}") from error

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedlit.data.manifest import SPLITS, Row, split_by_group
@@ -16,16 +16,45 @@ FEDFMS_NOTE = ("split: FedFMS, a tenth of a site's patients for validation (of t
                f" drawn anew by seed {FEDFMS_SEED}")  # fmt: skip
 
 
-def assigned(cases: Sequence[Case], *, seed: int) -> tuple[list[Case], list[str]]:
-    """The cases with a split each, and in a line each what was decided.
+@dataclass(frozen=True)
+class Assigned:
+    """The cases with a split each, and what was decided for it: of sites, and of patients that stood in two splits."""
+
+    cases: tuple[Case, ...]
+    seed: int
+    drawn: tuple[str, ...]  # sites without a published split
+    validated: tuple[str, ...]  # sites that had no val and were given one
+    without: tuple[str, ...]  # sites that are too small for a val
+    torn: tuple[tuple[str, str], ...]  # (site, patient)
+
+    def notes(self, sites: Collection[str]) -> list[str]:
+        """What was decided at these sites, a line each."""
+        told = (
+            (f"70/10/20 of the patients by seed {self.seed} at", self.drawn),
+            (f"as published; an eighth of the training patients, by seed {self.seed}, became val at", self.validated),
+            ("too few patients for a val at", self.without),
+        )
+        notes = []
+        if torn := [f"{site} {patient}" for site, patient in self.torn if site in sites]:
+            more = f" and {len(torn) - 5} more" if len(torn) > 5 else ""
+            named = ", ".join(torn[:5])
+            notes.append(f"split: patients published in two splits are whole in the later one: {named}{more}")
+        for what, decided in told:
+            if named := ", ".join(site for site in decided if site in sites):
+                notes.append(f"split: {what} {named}")
+        return notes
+
+
+def assigned(cases: Sequence[Case], *, seed: int) -> Assigned:
+    """A split for every case.
 
     A published split is kept, for all pictures of its patient. A site without any is divided 70/10/20 by patients; one
     without validation cases gives an eighth of its training patients; a patient in two splits goes to the later one
     (train, val, test) whole. The order of the cases does not matter.
     """
-    kept, notes = _whole_patients(cases)
+    whole, torn = _whole_patients(cases)
     by_site: dict[str, list[Case]] = defaultdict(list)
-    for case in kept:
+    for case in whole:
         by_site[case.site].append(case)
     done: list[Case] = []
     drawn, validated, without = [], [], []
@@ -46,14 +75,7 @@ def assigned(cases: Sequence[Case], *, seed: int) -> tuple[list[Case], list[str]
             done += own
         if new and "val" not in {case.split for case in own + new}:
             without.append(site)
-    if drawn:
-        notes.append(f"split: 70/10/20 of the patients by seed {seed} at {', '.join(drawn)}")
-    if validated:
-        notes.append(f"split: as published; an eighth of the training patients, by seed {seed}, became val at "
-                     + ", ".join(validated))  # fmt: skip
-    if without:
-        notes.append(f"split: too few patients for a val at {', '.join(without)}")
-    return done, notes
+    return Assigned(tuple(done), seed, tuple(drawn), tuple(validated), tuple(without), tuple(torn))
 
 
 def as_fedfms(cases: Sequence[Case]) -> list[Case]:
@@ -85,20 +107,12 @@ def dealt(cases: Sequence[Case], fractions: Sequence[float], *, seed: int) -> li
     return [replace(case, split=row.split) for case, row in zip(cases, divided, strict=True)]
 
 
-def _whole_patients(cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
+def _whole_patients(cases: Sequence[Case]) -> tuple[list[Case], list[tuple[str, str]]]:
+    """The cases with one published split for each patient, and the patients that stood in several."""
     splits: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in cases:
         if case.split:
             splits[case.site, case.group].add(case.split)
-    latest = {patient: _latest(found) for patient, found in splits.items()}
-    torn = [patient for patient, found in splits.items() if len(found) > 1]
+    latest = {patient: max(found, key=SPLITS.index) for patient, found in splits.items()}
     whole = [replace(case, split=latest.get((case.site, case.group))) for case in cases]
-    if not torn:
-        return whole, []
-    named = ", ".join(f"{site} {group}" for site, group in sorted(torn)[:5])
-    more = f" and {len(torn) - 5} more" if len(torn) > 5 else ""
-    return whole, [f"split: patients published in two splits are whole in the later one: {named}{more}"]
-
-
-def _latest(splits: Iterable[str]) -> str:
-    return max(splits, key=SPLITS.index)
+    return whole, sorted(patient for patient, found in splits.items() if len(found) > 1)

@@ -76,10 +76,13 @@ def write_case(case: Case, out: Path) -> Written:
         raise BadInput(f"cannot be read ({error.strerror or error})") from error
     image, mask = decoded.image, decoded.mask
     assert mask.dtype == np.uint8 and image.shape[: mask.ndim] == mask.shape, (image.shape, mask.shape, mask.dtype)
+    sliced = mask.ndim == 3 and case.as_slices
+    for kind in ("images", "masks"):
+        make_folder(out, out / kind / (stem(case) if sliced else file_name(case.site)))
     if mask.ndim == 2:
         rows, files = _pair(out, stem(case), image, mask, decoded.spacing)
         return Written((rows,), files, (), decoded.dropped, decoded.warnings, values=values_of(mask))
-    return _slices(case, decoded, out) if case.as_slices else _volume(case, decoded, out)
+    return _slices(case, decoded, out) if sliced else _volume(case, decoded, out)
 
 
 def _pair(out: Path, name: str, image: np.ndarray, mask: np.ndarray, spacing: Sequence[float] | None,
@@ -181,24 +184,33 @@ def _nifti(array: np.ndarray, decoded: Decoded) -> bytes:
     return gzip.compress(image.to_bytes(), GZIP_LEVEL, mtime=0)  # the time would make every hash another
 
 
-def write(out: Path, path: str, content: bytes) -> str:
-    """The sha256 of a file written below `out`, a resolved path, and nowhere else.
-
-    Not forced to the disk one by one, which would cost more than encoding: after a crash the hashes tell.
+def make_folder(out: Path, folder: Path) -> None:
+    """Make a folder below `out`, a resolved path; once for all slices of a case, as looking costs half of writing one.
 
     Raises:
         OSError: no room, or the path would lead out of `out` through a link.
     """
+    if not folder.resolve().is_relative_to(out):
+        raise PermissionError(f"{folder} leads out of {out}; nothing is written there")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def write(out: Path, path: str, content: bytes) -> str:
+    """The sha256 of a file written below `out`, in a folder that is there.
+
+    Not forced to the disk one by one, which would cost more than encoding: after a crash the hashes tell.
+
+    Raises:
+        OSError: no room, or not allowed.
+    """
     target = out / path
-    if not target.parent.resolve().is_relative_to(out):
-        raise PermissionError(f"{target.parent} leads out of {out}; nothing is written there")
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)
         os.replace(temporary, target)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
     return hashlib.sha256(content).hexdigest()
 
 
