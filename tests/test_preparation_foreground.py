@@ -167,3 +167,18 @@ def test_nobody_is_asked_where_the_question_is_not_seen(tmp_path):
     source = pictures(tmp_path / "source", north=square(16, 20, value=0, background=255))
     code, told = at_terminal("0\n", "folder", source, tmp_path / "out", *PATTERNS, with_stderr=False)
     assert code == 2 and "the value that is to be found" not in told and not (tmp_path / "out").exists()
+
+
+def test_swapped_images_and_masks_are_said_so(tmp_path, capsys):
+    """Pictures of 16 bits have more values than a mask may."""
+    for number in range(4):
+        save(
+            tmp_path / "source" / "a" / "images" / f"{number}.png",
+            np.arange(600, dtype=np.uint16).reshape(20, 30) + number,
+        )
+        save(tmp_path / "source" / "a" / "masks" / f"{number}.png", square(20, 30))
+    swapped = ("--images", "{site}/masks/{case}.png", "--masks", "{site}/images/{case}.png")
+    assert prepare("folder", tmp_path / "source", tmp_path / "out", *swapped) == 2
+    told = capsys.readouterr().err
+    assert "no mask can be read" in told and "are --images and --masks swapped?" in told
+    assert not (tmp_path / "out").exists()

@@ -145,17 +145,18 @@ def seen_classes(masks: Sequence[Path], read: Read) -> dict[str, tuple[int, ...]
     Raises:
         BadInput: more than two values, foreground that looks inverted, or masks without foreground; names --foreground.
     """
-    seen = Seen()
-    ordered = sorted(masks)
-    for place in range(0, len(ordered), max(1, len(ordered) // LOOKED_AT)):
+    seen, refused = Seen(), []
+    for path in [*_spread(masks)][:LOOKED_AT]:
         try:
-            seen.add(read(ordered[place]))
-        except BadInput:  # said when its case is decoded
-            continue
+            seen.add(read(path))
+        except BadInput as error:  # said again when its case is decoded
+            refused.append(error)
     values = sorted(seen.pixels)
     shown = ", ".join(f"{value} ({seen.pixels[value] / max(seen.total, 1):.0%})" for value in values[:8])
-    if not values or values == [0]:
-        raise BadInput(f"the masks hold {'only 0' if values else 'nothing readable'}; is --masks right?")
+    if not values:
+        raise BadInput(f"no mask can be read, as {refused[0]}" if refused else "there is no mask; is --masks right?")
+    if values == [0]:
+        raise BadInput("the masks hold only 0; is --masks right?")
     if len(values) > 2:
         raise BadInput(f"masks hold the values {shown}: name the classes, as --foreground NAME=VALUE for each of them")
     others = [value for value in values if value != 0]
