@@ -164,5 +164,8 @@ def bench_preparation(folder: Path) -> None:
             what = f"{size}, {kind.__name__}, to {'volumes' if whole else 'slices'}"
             compare(what, "prostate", Prostate(volumes=whole), place)
         place = folder / f"{kind.__name__}_kept"
-        draw_folders(place / "source", kind)
-        compare(f"{size}, {kind.__name__}, to slices as they are", "nifti", Nifti(slices=True), place)
+        for foreground in ((), ("1",)):  # where it is not named, up to 50 masks are looked at first
+            told = f"to slices as they are, foreground {'named' if foreground else 'looked for'}"
+            where = place / told.split()[-1]
+            draw_folders(where / "source", kind)
+            compare(f"{size}, {kind.__name__}, {told}", "nifti", Nifti(slices=True, foreground=foreground), where)

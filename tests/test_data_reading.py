@@ -80,7 +80,7 @@ def test_nifti_units_and_scaling(tmp_path):
     image.header.set_slope_inter(2, 1)
     nibabel.save(image, tmp_path / "a.nii")
     picture = read_image(tmp_path / "a.nii")
-    assert np.allclose(picture.spacing, (3, 0.75, 0.5))
+    assert np.allclose(picture.spacing, (3, 0.75, 0.5)) and np.allclose(picture.affine, np.diag([0.5, 0.75, 3, 1]))
     assert np.array_equal(picture.array[..., 0].T, np.asanyarray(nibabel.load(tmp_path / "a.nii").dataobj))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fedlit.data.reading import read_mask
+from fedlit.preparation import foreground
 from fedlit.preparation.writing import values_of
 from tests.preparation_sources import description, noise, prepare, rows_of, save, save_nifti, square
 
@@ -67,6 +68,17 @@ def test_values_that_no_mask_has_are_refused(made, tmp_path, capsys):
         told = capsys.readouterr().err
         assert f"no mask has a pixel of lung (7, 8): the {number} masks hold 0, 1, 3; name" in told
         assert "--foreground" in told and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("made", [folder_source, nifti_source, dicom_source])
+def test_a_value_that_the_masks_looked_at_did_not_have_is_no_background(made, tmp_path, capsys, monkeypatch):
+    """A class that few masks show must not be lost unsaid: its case is left out, and named."""
+    monkeypatch.setattr(foreground, "LOOKED_AT", 1)
+    name, source, *words = made(tmp_path / "source")
+    assert prepare(name, source, tmp_path / "out", *words) == 3
+    told = " ".join(capsys.readouterr().out.split())
+    assert "its mask holds 3, other masks 0, 1 alone: name the classes by --foreground" in told
+    assert len(rows_of(tmp_path / "out")) == (4 if name == "folder" else 2)
 
 
 @pytest.mark.parametrize("made", [folder_source, nifti_source, dicom_source])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,22 @@ class Picture:
     """A decoded file. `array` is [D, H, W, C] for an image and [D, H, W] for a mask; a picture has D = 1.
 
     Spacing in mm: (row, column) of a picture, (slice, row, column) of a volume, None where the file does not say.
-    `orientation` is where the voxel axes of a NIfTI file point, such as LPS; empty for other files.
+    `affine`, of a NIfTI file, is 4 x 4: voxel (column, row, slice) to mm.
     """
 
     array: np.ndarray
     spacing: tuple[float, ...] | None = None
     is_volume: bool = False
-    orientation: str = ""
+    affine: np.ndarray | None = None
+
+    @property
+    def orientation(self) -> str:
+        """Where the voxel axes of a NIfTI file point, such as LPS; empty for other files."""
+        if self.affine is None:
+            return ""
+        import nibabel
+
+        return "".join(code or "?" for code in nibabel.aff2axcodes(self.affine))
 
 
 def read_image(path: str | Path) -> Picture:
@@ -71,7 +80,7 @@ def read_mask(path: str | Path) -> Picture:
         if not (np.isfinite(array).all() and (array == np.rint(array)).all()):
             raise BadInput(f"{path}: the mask holds values that are no whole numbers; store label values")
         array = array.astype(np.int64)
-    return Picture(array, picture.spacing, picture.is_volume, picture.orientation)
+    return replace(picture, array=array)
 
 
 def num_slices(path: str | Path) -> int:
@@ -178,5 +187,5 @@ def _nifti(path: Path) -> Picture:
     spacing = tuple(sizes[2::-1])
     if not all(np.isfinite(size) and size > 0 for size in spacing):
         raise BadInput(f"{path}: voxel size {spacing} mm in the header; correct the header")
-    orientation = "".join(code or "?" for code in nibabel.aff2axcodes(image.affine))
-    return Picture(array.transpose(2, 1, 0)[..., None], spacing, is_volume=True, orientation=orientation)
+    affine = np.diag([unit, unit, unit, 1.0]) @ image.affine
+    return Picture(array.transpose(2, 1, 0)[..., None], spacing, is_volume=True, affine=affine)

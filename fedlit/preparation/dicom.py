@@ -16,10 +16,9 @@ from fedlit.preparation.cases import Case, Decoded, Found, Skipped
 from fedlit.preparation.dicom_identity import identifying
 from fedlit.preparation.dicom_seg import check_numbers, classes_of, drawn_on, is_segmentation, segments
 from fedlit.preparation.dicom_series import Series, header, pydicom, read_file, read_series
-from fedlit.preparation.foreground import classes_in, coded, codes_of, described, lost_classes, parse_foreground
+from fedlit.preparation.foreground import coded, codes_of, described, labelled, lost_classes, parse_foreground
 from fedlit.preparation.nifti import mask_of
 from fedlit.preparation.patterns import Pattern, Tree, not_as_published, tree
-from fedlit.preparation.volumes import affine_of
 
 BURNED_IN = (
     "dicom: text burned into the pixels is neither looked for nor removed: look at the pictures before they are shared"
@@ -75,12 +74,7 @@ class Dicom:
             return self._segmented(cases, skipped)
         if any(segmented):
             raise BadInput("some masks are DICOM SEG and some are not: prepare them apart, by --masks")
-        classes = classes_in([case.sources[-1] for case in cases], mask_of, self.foreground)
-        codes = codes_of(classes)
-        cases = [replace(case, decode=partial(case.decode, codes=list(codes.items()))) for case in cases]
-        about = described("DICOM", classes, codes)
-        lost = partial(lost_classes, about.labels, classes, mask_of)
-        return Found(cases, skipped, about, [BURNED_IN, FOLDERS], lost=lost)
+        return labelled(cases, skipped, mask_of, self.foreground, "DICOM", [BURNED_IN, FOLDERS])
 
     def _segmented(self, cases: Sequence[Case], skipped: list[Skipped]) -> Found:
         """The cases whose masks are DICOM SEG; a number in a file is a class by its label."""
@@ -112,12 +106,12 @@ class Dicom:
         return Found(made, skipped, replace(about, conventions=(read,)), [BURNED_IN, FOLDERS], lost=lost)
 
 
-def decode_series(files: Sequence[Path], mask: Path, codes: list[tuple[int, int]]) -> Decoded:
+def decode_series(files: Sequence[Path], mask: Path, codes: Sequence[tuple[int, int]]) -> Decoded:
     """Pixels and a mask on their grid. A NIfTI mask may list its voxels in another direction; it is turned."""
     series, labels = read_series(files), read_mask(mask)
     values = labels.array
-    if series.affine is not None and labels.is_volume and mask.name.lower().endswith((".nii", ".nii.gz")):
-        values = _turned(values, affine_of(mask), series.affine, mask)
+    if series.affine is not None and labels.affine is not None:
+        values = _turned(values, labels.affine, series.affine, mask)
     elif not series.is_volume:
         values = values[0]
     shape = series.image.shape[: 3 if series.is_volume else 2]

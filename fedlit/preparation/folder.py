@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedlit.data.manifest import SITE_NAME
 from fedlit.preparation.cases import Case, Decoded, Found, Skipped
 from fedlit.preparation.decoding import mask_values, picture, same_grid
-from fedlit.preparation.foreground import classes_in, coded, codes_of, described, lost_classes, parse_foreground
+from fedlit.preparation.foreground import coded, labelled, parse_foreground
 from fedlit.preparation.layouts import Layout
 from fedlit.preparation.patterns import Pattern, not_as_published, tree
 
@@ -35,11 +34,7 @@ class Folder:
 
     def find(self, source: Path) -> Found:
         pairs, skipped = found_pairs(self.images, self.masks, self.site, source, decode_picture)
-        classes = classes_in([case.sources[-1] for case in pairs], mask_values, self.foreground)
-        codes = codes_of(classes)
-        cases = [replace(case, decode=partial(case.decode, codes=list(codes.items()))) for case in pairs]
-        about = described("Pictures of a folder", classes, codes)
-        return Found(cases, skipped, about, lost=partial(lost_classes, about.labels, classes, mask_values))
+        return labelled(pairs, skipped, mask_values, self.foreground, "Pictures of a folder")
 
 
 def check_patterns(images: str, masks: str, site: str | None) -> None:
@@ -69,7 +64,7 @@ def found_pairs(images: str, masks: str, site: str | None, source: Path,
 
 
 def decode_picture(image: Path, mask: Path, codes: Sequence[tuple[int, int]]) -> Decoded:
-    """`codes` are pairs of a value of the mask and what is written for it; any other value becomes 0."""
+    """`codes` are pairs of a value of the mask and what is written for it, as `coded` takes them."""
     array, values = picture(image), mask_values(mask)
     same_grid(array, values, mask)
     return Decoded(array, coded(values, codes))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fedlit.errors import BadInput
 from fedlit.preparation.asking import asked_for
-from fedlit.preparation.cases import About, Case, Skipped
+from fedlit.preparation.cases import About, Case, Found, Skipped
 
 LOOKED_AT = 50  # masks whose values are counted before anything is written
 CROWDED = 0.9  # of the border of a picture: an organ seldom fills it, a background nearly always does
@@ -46,33 +47,52 @@ def codes_of(classes: Classes) -> dict[int, int]:
 
 
 def coded(values: np.ndarray, codes: Sequence[tuple[int, int]]) -> np.ndarray:
-    out = np.zeros(values.shape, np.uint8)
+    """uint8: what is written for each value. Values without a code become 0, unless some value has the code 0: then all
+    are known, and another one is refused (`BadInput`)."""
+    out, num_known = np.zeros(values.shape, np.uint8), 0
     for value, code in codes:
-        out[values == value] = code
+        where = values == value
+        out[where] = code
+        num_known += int(np.count_nonzero(where))
+    if num_known < values.size and 0 in (code for _, code in codes):
+        other = set(pixels_by_value(values)) - {value for value, _ in codes}
+        known = _listed([value for value, _ in codes])
+        raise BadInput(f"its mask holds {_listed(other)}, other masks {known} alone: name the classes by --foreground")
     return out
 
 
-def classes_in(masks: Sequence[Path], read: Read, foreground: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """class -> its mask values: those that are named, else what the masks say. Nothing is guessed.
+def labelled(cases: Sequence[Case], skipped: list[Skipped], read: Read, foreground: Sequence[str], title: str,
+             notes: Sequence[str] = ()) -> Found:  # fmt: skip
+    """The cases, decoding their masks (the last of their sources) to the classes that are named or seen.
 
     Raises:
         BadInput: no mask has a value that is named, or as `seen_classes`; says what masks have, and --foreground.
     """
-    classes = parse_foreground(foreground)
-    if not classes:
-        return seen_classes(masks, read)
-    named = {value for own in classes.values() for value in own}
+    masks = [case.sources[-1] for case in cases]
+    named = parse_foreground(foreground)
+    if named:
+        check_present(named, masks, read)
+    classes, background = (named, ()) if named else seen_classes(masks, read)
+    codes = codes_of(classes)
+    pairs = (*codes.items(), *((value, 0) for value in background))
+    cases = [replace(case, decode=partial(case.decode, codes=pairs)) for case in cases]
+    about = described(title, classes, codes)
+    return Found(cases, skipped, about, [*notes], lost=partial(lost_classes, about.labels, classes, read))
+
+
+def check_present(classes: Classes, masks: Sequence[Path], read: Read) -> None:
+    """Raises `BadInput` where no mask has a value that is named."""
+    wanted = {value for own in classes.values() for value in own}
     found: set[int] = set()
     for values in map(set, _values(_spread(masks), read)):  # the first mask ends this, where all is well
-        if values & named:
-            return classes
+        if values & wanted:
+            return
         found |= values
-    if not found:  # none can be read: said when their cases are decoded
-        return classes
-    raise BadInput(
-        f"no mask has a pixel of {' or '.join(map(_told, classes.items()))}: the {len(masks)} masks hold"
-        f" {_listed(found)}; name the values that are to be found by --foreground"
-    )
+    if found:  # else none can be read: said when their cases are decoded
+        raise BadInput(
+            f"no mask has a pixel of {' or '.join(map(_told, classes.items()))}: the {len(masks)} masks hold"
+            f" {_listed(found)}; name the values that are to be found by --foreground"
+        )
 
 
 def lost_classes(
@@ -139,8 +159,9 @@ class Seen:
         return self.pixels[value] > self.total / 2 and self.fills_border[value] >= 0.8 * self.num_masks
 
 
-def seen_classes(masks: Sequence[Path], read: Read) -> dict[str, tuple[int, ...]]:
-    """What foreground is, from up to 50 masks spread over all; where it looks inverted, what a person says.
+def seen_classes(masks: Sequence[Path], read: Read) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
+    """What foreground and what background is, from up to 50 masks spread over all; where it looks inverted, what a
+    person says.
 
     Raises:
         BadInput: more than two values, foreground that looks inverted, or masks without foreground; names --foreground.
@@ -162,7 +183,7 @@ def seen_classes(masks: Sequence[Path], read: Read) -> dict[str, tuple[int, ...]
     others = [value for value in values if value != 0]
     behind = [value for value in others if seen.is_background(value)]
     if 0 in values and not behind:
-        return {"foreground": tuple(others)}
+        return {"foreground": tuple(others)}, (0,)
     if 0 not in values and (len(values) == 1 or not behind):
         raise BadInput(f"masks hold {shown} and no 0: say which is foreground by --foreground VALUE")
     (likely,) = [value for value in values if value not in behind]
@@ -173,7 +194,8 @@ def seen_classes(masks: Sequence[Path], read: Read) -> dict[str, tuple[int, ...]
         else f"masks hold {shown} and no 0: if {likely} is meant, say --foreground {likely}"
     )
     told = f"masks hold {shown}, and {behind[0]} fills the border of most pictures: {likely} looks like the foreground"
-    return {"foreground": (asked_for(told, (likely, behind[0]), refusal),)}
+    chosen = asked_for(told, (likely, behind[0]), refusal)
+    return {"foreground": (chosen,)}, tuple(value for value in values if value != chosen)
 
 
 def described(title: str, classes: Classes, codes: Mapping[int, int]) -> About:

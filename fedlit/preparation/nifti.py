@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from fedlit.data.reading import read_mask
 from fedlit.preparation.cases import Decoded, Found
 from fedlit.preparation.folder import check_patterns, found_pairs
-from fedlit.preparation.foreground import classes_in, coded, codes_of, described, lost_classes, parse_foreground
+from fedlit.preparation.foreground import coded, labelled, parse_foreground
 from fedlit.preparation.volumes import read_volume
 
 
@@ -31,14 +31,8 @@ class Nifti:
 
     def find(self, source: Path) -> Found:
         pairs, skipped = found_pairs(self.images, self.masks, self.site, source, decode_volume)
-        classes = classes_in([case.sources[-1] for case in pairs], mask_of, self.foreground)
-        codes = codes_of(classes)
-        cases = [
-            replace(case, decode=partial(case.decode, codes=list(codes.items())), as_slices=self.slices)
-            for case in pairs
-        ]
-        about = described("NIfTI volumes", classes, codes)
-        return Found(cases, skipped, about, lost=partial(lost_classes, about.labels, classes, mask_of))
+        cases = [replace(case, as_slices=self.slices) for case in pairs]
+        return labelled(cases, skipped, mask_of, self.foreground, "NIfTI volumes")
 
 
 def mask_of(path: Path) -> np.ndarray:
@@ -46,7 +40,7 @@ def mask_of(path: Path) -> np.ndarray:
     return read_mask(path).array
 
 
-def decode_volume(image: Path, mask: Path, codes: list[tuple[int, int]]) -> Decoded:
+def decode_volume(image: Path, mask: Path, codes: Sequence[tuple[int, int]]) -> Decoded:
     """The numbers of the image stay as they are; its mask must lie on its grid, place included."""
     volume = read_volume(image, mask, same_place=True)
     return Decoded(volume.image, coded(volume.mask, codes), volume.spacing, volume.affine)

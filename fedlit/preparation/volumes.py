@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,26 +34,18 @@ def read_volume(image: Path, mask: Path, *, same_place: bool = False) -> Volume:
     """
     picture, labels = read_image(image), read_mask(mask)
     _check_grids(image, picture, mask, labels)
-    affine = affine_of(image)
+    assert picture.spacing and picture.affine is not None and labels.affine is not None, "both are of NIfTI files"
     if same_place:
-        step = float(np.linalg.norm(affine[:3, 3] - affine_of(mask)[:3, 3]))
-        if step > min(picture.spacing or (1.0,)):
+        step = float(np.linalg.norm(picture.affine[:3, 3] - labels.affine[:3, 3]))
+        if step > min(picture.spacing):
             raise BadInput(f"{mask.name} is on another grid than its image: it begins {step:.1f} mm away")
-    assert picture.spacing is not None
-    return Volume(picture.array[..., 0], labels.array, picture.spacing, affine)
-
-
-def affine_of(path: Path) -> np.ndarray:
-    """4 x 4: voxel (column, row, slice) to mm, as the header has it."""
-    import nibabel
-
-    header: Any = nibabel.load(path)
-    return np.asarray(header.affine, np.float64)
+    return Volume(picture.array[..., 0], labels.array, picture.spacing, picture.affine)
 
 
 def _check_grids(image: Path, picture: Picture, mask: Path, labels: Picture) -> None:
-    if not (picture.is_volume and labels.is_volume):
-        raise BadInput(f"{(mask if picture.is_volume else image).name} is a picture, and a volume is expected")
+    for path, read in ((image, picture), (mask, labels)):
+        if read.affine is None:
+            raise BadInput(f"{path.name} is no NIfTI volume, which is expected")
     if picture.array.shape[:3] != labels.array.shape:
         sizes = " and ".join("x".join(map(str, shape)) for shape in (picture.array.shape[:3], labels.array.shape))
         raise BadInput(f"{mask.name} is on another grid than its image, {sizes} (slices, rows, columns)")
