@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
 from fedlit.algorithms import Clock, FedAvg, FedBuff, Sampling
-from fedlit.algorithms.clock import Job
+from fedlit.algorithms.clock import Job, as_scalars
 from fedlit.errors import BadInput
 from fedlit.messages import Server, header, restore, size, tensors
 from fedlit.weights import sha256
@@ -81,16 +80,11 @@ def test_running_variances_stay_positive(sites):
 
 
 def test_a_lost_update_is_begun_again_with_the_newest_model():
-    server = Server({}, round=5, clients="ab", scalars={"clock": 9.0})
     jobs = {"a": Job(2, 10.0), "b": Job(5, 50.0)}
-    state = {f"{part}/{name}": value for name, job in jobs.items() for part, value in job._asdict().items()}
-    server = replace(server, scalars={**server.scalars, **state})
-    lossy = FedBuff(clock=replace(Clock(), dropout=0.99))
-    lost = next(
-        replace(lossy, clock=clock)
-        for clock in (replace(lossy.clock, seed=seed, dropout=0.5) for seed in range(50))
-        if clock.is_lost("a", jobs["a"]) and not clock.is_lost("a", Job(5, 11.0))
-    )
+    server = Server({}, round=5, clients="ab", scalars=as_scalars(9.0, jobs))
+    clocks = (Clock(seed=seed, dropout=0.5) for seed in range(50))
+    lost = next(clock for clock in clocks if clock.is_lost("a", jobs["a"]) and not clock.is_lost("a", Job(5, 11.0)))
+    assert lost.jobs(server) == jobs
     arrivals = lost.arrivals(server, 1)
     assert arrivals.names == ["a"] and arrivals.jobs["a"] == Job(5, 11.0, 0) and arrivals.now == 11.0
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from fedlit.algorithms.base import require
 from fedlit.errors import BadInput
+from fedlit.messages import Server
 from fedlit.seeding import address
 
 
@@ -19,6 +20,14 @@ class Job(NamedTuple):
     round: int
     ends: float
     attempt: int = 0
+
+
+class Arrivals(NamedTuple):
+    """Whose updates are the first to arrive, when the last of them does, and what all clients are at by then."""
+
+    names: list[str]
+    now: float
+    jobs: dict[str, Job]
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,36 @@ class Clock:
                 f"algorithm.clock.seconds: {wrong[0]} {what}; give a number for each of {', '.join(sorted(names))}"
             )
 
+    def arrivals(self, server: Server, count: int) -> Arrivals:
+        """The first `count` updates that arrive after the server's last step; a lost one is begun again at once."""
+        jobs, now = self.jobs(server), server.scalars.get("clock", 0.0)
+        names: list[str] = []
+        while len(names) < count:
+            name = min(jobs.keys() - set(names), key=lambda name: (jobs[name].ends, name))
+            job = jobs[name]
+            now = max(now, job.ends)
+            if self.is_lost(name, job):
+                attempt = job.attempt + 1 if job.round == server.round else 0
+                jobs[name] = self.begin(name, server.clients, server.round, now, attempt)
+            else:
+                names.append(name)
+        return Arrivals(names, now, jobs)
+
+    def jobs(self, server: Server) -> dict[str, Job]:
+        """What clients are at when the server's round begins, as its scalars tell; before the first, all begin."""
+        if "clock" not in server.scalars:
+            return {name: self.begin(name, server.clients, server.round, 0.0) for name in server.clients}
+        read = server.scalars
+        return {
+            name: Job(int(read[f"round/{name}"]), read[f"ends/{name}"], int(read[f"attempt/{name}"]))
+            for name in server.clients
+        }
+
+    def begun_anew(self, server: Server, arrivals: Arrivals) -> dict[str, Job]:
+        """What clients are at after the server's next step: those whose updates arrived begin with it."""
+        anew = {name: self.begin(name, server.clients, server.round + 1, arrivals.now) for name in arrivals.names}
+        return {**arrivals.jobs, **anew}
+
     def begin(self, name: str, names: Sequence[str], round: int, now: float, attempt: int = 0) -> Job:
         """The local update that a client begins now, with the server of a round."""
         usual = self.seconds[name] if isinstance(self.seconds, Mapping) else self.seconds
@@ -78,3 +117,9 @@ class Clock:
 
     def _draw(self, *where: str | int) -> Random:
         return Random(address(self.seed, "clock", *where))
+
+
+def as_scalars(now: float, jobs: Mapping[str, Job]) -> dict[str, float]:
+    """The time and what clients are at, as the server keeps them."""
+    parts = {f"{part}/{name}": value for name, job in jobs.items() for part, value in job._asdict().items()}
+    return {"clock": now, **parts}

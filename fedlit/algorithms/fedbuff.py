@@ -6,23 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
 
 from fedlit.aggregation import Aggregation, Mean
 from fedlit.algorithms.base import Algorithm, Sampling, require, require_own_weights, step, step_towards
-from fedlit.algorithms.clock import Clock, Job
+from fedlit.algorithms.clock import Clock, as_scalars
 from fedlit.client import Client
 from fedlit.data.site import Site
 from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
 from fedlit.weights import Weights, add, subtract, zeros_like
-
-
-class Arrivals(NamedTuple):
-    """Whose updates fill the buffer of a round, when it is full, and all clients' local updates at that time."""
-
-    names: list[str]
-    now: float
-    jobs: dict[str, Job]
 
 
 @dataclass(frozen=True)
@@ -52,10 +43,10 @@ class FedBuff(Algorithm):
         return list(sites)
 
     def cohort(self, server: Server, names: Sequence[str], sampling: Sampling) -> list[str]:
-        return sorted(self.arrivals(server, len(sampling(names, server.round))).names)
+        return sorted(self.clock.arrivals(server, len(sampling(names, server.round))).names)
 
     def older(self, server: Server, cohort: Sequence[str]) -> Mapping[str, Broadcast]:
-        jobs = self.arrivals(server, len(cohort)).jobs
+        jobs = self.clock.arrivals(server, len(cohort)).jobs
         begun = {name: jobs[name].round for name in cohort if jobs[name].round < server.round}
         return {
             name: Broadcast(round, version(server, round), scalars={"staleness": server.round - round})
@@ -69,17 +60,12 @@ class FedBuff(Algorithm):
         return client.update(numbers={"coefficient": len(client.site.train) * discount}), client.memory
 
     def server_update(self, server: Server, aggregate: Aggregate) -> Server:
-        arrivals = self.arrivals(server, len(aggregate.reports) + len(aggregate.dropped))
-        jobs = {
-            name: self.clock.begin(name, server.clients, server.round + 1, arrivals.now)
-            if name in arrivals.names
-            else job
-            for name, job in arrivals.jobs.items()
-        }
-        seen = {job.round for job in jobs.values() if job.round <= server.round}
+        arrivals = self.clock.arrivals(server, len(aggregate.reports) + len(aggregate.dropped))
+        next_jobs = self.clock.begun_anew(server, arrivals)
+        seen = {job.round for job in next_jobs.values() if job.round <= server.round}
         slots = {f"version_{round}": version(server, round) for round in sorted(seen)}
         stepped = self.stepped(server, aggregate, {name: job.round for name, job in arrivals.jobs.items()})
-        return replace(stepped, slots=slots, scalars=told(arrivals.now, jobs))
+        return replace(stepped, slots=slots, scalars=as_scalars(arrivals.now, next_jobs))
 
     def stepped(self, server: Server, aggregate: Aggregate, begun: Mapping[str, int]) -> Server:
         """The server after a step along the mean change; `begun` says with which round's server each client began."""
@@ -97,38 +83,7 @@ class FedBuff(Algorithm):
         scale = self.lr * total / math.fsum(report.num_samples for report in aggregate.reports)
         return step(server, add(server.trained(server.weights), change, scale=scale), aggregate)
 
-    def arrivals(self, server: Server, count: int) -> Arrivals:
-        """The first `count` updates that arrive; a lost one is begun again at once."""
-        jobs, now = self.jobs(server), server.scalars.get("clock", 0.0)
-        names: list[str] = []
-        while len(names) < count:
-            name = min(jobs.keys() - set(names), key=lambda name: (jobs[name].ends, name))
-            job = jobs[name]
-            now = max(now, job.ends)
-            if self.clock.is_lost(name, job):
-                attempt = job.attempt + 1 if job.round == server.round else 0
-                jobs[name] = self.clock.begin(name, server.clients, server.round, now, attempt)
-            else:
-                names.append(name)
-        return Arrivals(names, now, jobs)
-
-    def jobs(self, server: Server) -> dict[str, Job]:
-        """What clients are at when the server's round begins; before the first, all begin."""
-        if "clock" not in server.scalars:
-            return {name: self.clock.begin(name, server.clients, server.round, 0.0) for name in server.clients}
-        read = server.scalars
-        return {
-            name: Job(int(read[f"round/{name}"]), read[f"ends/{name}"], int(read[f"attempt/{name}"]))
-            for name in server.clients
-        }
-
 
 def version(server: Server, round: int) -> Weights:
     """The weights that the server had when a round began."""
     return server.weights if round == server.round else server.slots[f"version_{round}"]
-
-
-def told(now: float, jobs: Mapping[str, Job]) -> dict[str, float]:
-    """The time and the clients' local updates as scalars."""
-    parts = {f"{part}/{name}": value for name, job in jobs.items() for part, value in job._asdict().items()}
-    return {"clock": now, **parts}

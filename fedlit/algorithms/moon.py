@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,8 +14,8 @@ from torch.func import functional_call
 from fedlit.algorithms.base import Algorithm, require
 from fedlit.algorithms.fedavg import FedAvg
 from fedlit.client import Client
-from fedlit.errors import BadInput
 from fedlit.messages import Broadcast, Slots, Update
+from fedlit.networks.representation import layer_of, outputs_of, pooled
 from fedlit.training import Batch
 from fedlit.weights import Weights
 
@@ -45,7 +44,7 @@ class MOON(Algorithm):
         )
 
     def local_update(self, client: Client, broadcast: Broadcast) -> tuple[Update, Slots]:
-        layer = layer_of(client.network, self.layer)
+        layer = layer_of(client.network, self.layer, "algorithm.layer")
         client.load(broadcast.weights)
         if not self.mu or "previous" not in client.memory:
             client.fit(broadcast.round)
@@ -84,36 +83,3 @@ class MOON(Algorithm):
         with client.workbench.fabric.autocast():
             functional_call(client.network, dict(weights), (image,))
         return pooled(outputs)
-
-
-def layer_of(network: nn.Module, name: str | None) -> nn.Module:
-    """The layer whose output represents a picture.
-
-    Raises:
-        BadInput: the network has none of that name, or names none itself.
-    """
-    modules = dict(network.named_modules())
-    found = getattr(network, "representation", None) if name is None else modules.get(name)
-    if isinstance(found, nn.Module):
-        return found
-    some = ", ".join([*filter(None, modules)][:8])
-    what = f"{name!r} is no layer of" if name else "is not set, and no `representation` is named by"
-    raise BadInput(f"algorithm.layer: {what} {type(network).__name__}; give the name of one, such as {some}")
-
-
-@contextmanager
-def outputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """What the layer puts out, call by call."""
-    outputs: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    try:
-        yield outputs
-    finally:
-        hook.remove()
-
-
-def pooled(outputs: list[Tensor]) -> Tensor:
-    """The last output [B, channels, ...], averaged over places; takes it out."""
-    if not outputs:
-        raise BadInput("algorithm.layer: the network does not go through this layer; choose another one")
-    return outputs.pop().float().flatten(2).mean(2)
