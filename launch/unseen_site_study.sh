@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Which model for a hospital that took no part? Every site left out in turn, three seeds: a table for each data set.
 # Usage: bash launch/unseen_site_study.sh [--quick] [--cxr-lungs DIR] [--retina-vessels DIR] [options of fedlit reproduce]
-# It goes on where it was interrupted. --quick: five rounds and one seed, in folders of their own.
+# It goes on where it was interrupted. --quick: three rounds, one seed and two sites of each real set, in folders of their own.
 . "$(dirname "$0")/environment.sh"
 quick=""
 declare -A data=()
@@ -12,7 +12,7 @@ while :; do
     *) break ;;
   esac
 done
-study() { fedlit reproduce "$1" ${quick:+num_rounds=5 --seeds 1 --out "runs/$1_quick"} "${@:2}"; }
+study() { fedlit reproduce "$1" ${quick:+num_rounds=3 --seeds 1 --out "runs/$1_quick"} "${@:2}"; }
 study unseen_phantom "$@"
-[ -z "${data[cxr-lungs]:-}" ] || study unseen_cxr_lungs --data "${data[cxr-lungs]}" "$@"
-[ -z "${data[retina-vessels]:-}" ] || study unseen_retina_vessels --data "${data[retina-vessels]}" "$@"
+[ -z "${data[cxr-lungs]:-}" ] || study unseen_cxr_lungs --data "${data[cxr-lungs]}" ${quick:+--folds covid_asia,jsrt} "$@"
+[ -z "${data[retina-vessels]:-}" ] || study unseen_retina_vessels --data "${data[retina-vessels]}" ${quick:+--folds chase,stare} "$@"
