@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +70,11 @@ def labelled(cases: Sequence[Case], skipped: list[Skipped], read: Read, foregrou
         BadInput: no mask has a value that is named, or as `seen_classes`; says what masks have, and --foreground.
     """
     masks = [case.sources[-1] for case in cases]
-    named = parse_foreground(foreground)
-    if named:
-        check_present(named, masks, read)
-    classes, background = (named, ()) if named else seen_classes(masks, read)
+    classes, background = parse_foreground(foreground), tuple[int, ...]()
+    if classes:
+        check_present(classes, masks, read)
+    else:
+        classes, background = seen_classes(masks, read)
     codes = codes_of(classes)
     pairs = (*codes.items(), *((value, 0) for value in background))
     cases = [replace(case, decode=partial(case.decode, codes=pairs)) for case in cases]
@@ -113,7 +115,7 @@ def lost_classes(
         told = "no mask has a pixel of it; name the others by --foreground, and it is left away"
         return [Skipped(f"class {name}", told) for name in lost]
     masks = [case.sources[-1] for case in cases]
-    looked_at = list(_spread(masks))[:LOOKED_AT]
+    looked_at = _some(masks)
     held = _listed({value for values in _values(looked_at, read) for value in values})
     number = len(masks) if len(looked_at) == len(masks) else f"{LOOKED_AT} of {len(masks)}"
     way_out = "name its values by --foreground, or leave the class away"
@@ -167,7 +169,7 @@ def seen_classes(masks: Sequence[Path], read: Read) -> tuple[dict[str, tuple[int
         BadInput: more than two values, foreground that looks inverted, or masks without foreground; names --foreground.
     """
     seen, refused = Seen(), []
-    for path in [*_spread(masks)][:LOOKED_AT]:
+    for path in _some(masks):
         try:
             seen.add(read(path))
         except BadInput as error:  # said again when its case is decoded
@@ -213,6 +215,11 @@ def _spread(masks: Sequence[Path]) -> Iterator[Path]:
     ordered, step = sorted(masks), max(1, len(masks) // LOOKED_AT)
     for start in range(step):
         yield from ordered[start::step]
+
+
+def _some(masks: Sequence[Path]) -> list[Path]:
+    """Up to 50 of them, far apart."""
+    return [*islice(_spread(masks), LOOKED_AT)]
 
 
 def _values(masks: Collection[Path] | Iterator[Path], read: Read) -> Iterator[list[int]]:
