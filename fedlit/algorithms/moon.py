@@ -19,6 +19,8 @@ from fedlit.networks.representation import layer_of, outputs_of, pooled
 from fedlit.training import Batch
 from fedlit.weights import Weights
 
+KEY = "algorithm.layer"
+
 
 @dataclass(frozen=True)
 class MOON(Algorithm):
@@ -44,7 +46,7 @@ class MOON(Algorithm):
         )
 
     def local_update(self, client: Client, broadcast: Broadcast) -> tuple[Update, Slots]:
-        layer = layer_of(client.network, self.layer, "algorithm.layer")
+        layer = layer_of(client.network, self.layer, KEY)
         client.load(broadcast.weights)
         if not self.mu or "previous" not in client.memory:
             client.fit(broadcast.round)
@@ -65,7 +67,7 @@ class MOON(Algorithm):
 
         def objective(network: nn.Module, batch: Batch) -> Tensor:
             loss = client.objective(network, batch)
-            own = pooled(outputs)
+            own = pooled(outputs, KEY)
             client.network.eval()
             views = [self.view(client, weights, batch, outputs) for weights in (of_global, of_last)]
             client.network.train()
@@ -82,4 +84,4 @@ class MOON(Algorithm):
         image = batch["image"].to(parameter.device, parameter.dtype, memory_format=client.memory_format)
         with client.workbench.fabric.autocast():
             functional_call(client.network, dict(weights), (image,))
-        return pooled(outputs)
+        return pooled(outputs, KEY)

@@ -36,8 +36,8 @@ def outputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def pooled(outputs: list[Tensor]) -> Tensor:
-    """The last output [B, channels, ...], averaged over places; takes it out."""
+def pooled(outputs: list[Tensor], key: str = "layer") -> Tensor:
+    """The last output [B, channels, ...], averaged over places; takes it out. Raises BadInput, naming `key`."""
     if not outputs:
-        raise BadInput("the network does not go through the layer of its representation; choose another one")
+        raise BadInput(f"{key}: the network does not go through this layer; choose another one")
     return outputs.pop().float().flatten(2).mean(2)
