@@ -70,7 +70,7 @@ def run(config: str, overrides: Sequence[str]) -> None:
     fedlit run my.yaml seed=1 run_dir=runs/seed1 devices=2
     fedlit run my.yaml overwrite=true           start anew
     """
-    commands().run(checked(config, overrides).require(), sys.argv)
+    commands().run(checked(config, overrides).require(), ["fedlit", *sys.argv[1:]])
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -84,7 +84,7 @@ def warm_start(config: str, overrides: Sequence[str]) -> None:
     \b
     fedlit warm-start quickstart start=distillation
     """
-    commands().warm_start(checked(config, overrides).require(), sys.argv)
+    commands().warm_start(checked(config, overrides).require(), ["fedlit", *sys.argv[1:]])
 
 
 @cli.command()
