@@ -98,6 +98,36 @@ def test_all_that_is_wrong_in_a_file_is_said_at_once(tmp_path):
         read_study(str(path))
 
 
+def test_methods_that_name_no_config_have_the_studys(tmp_path):
+    (tmp_path / "mine.yaml").write_text("include: [base]\n")
+    path = tmp_path / "study.yaml"
+    path.write_text("metrics: [dice]\nreference: A\nconfig: mine.yaml\nmethods: {A: {}, B: {config: quickstart}}\n")
+    assert [method.config for method in read_study(str(path)).methods] == [str(tmp_path / "mine.yaml"), "quickstart"]
+
+
+def test_a_study_goes_on_from_another(tmp_path, monkeypatch):
+    """Its own keys win, of methods each one by its name and in its place; paths are from the file that names them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs").mkdir()
+    for name in ("theirs/first.yaml", "second.yaml"):
+        Path(name).write_text("include: [base]\n")
+    Path("theirs/study.yaml").write_text(
+        "title: theirs\nmetrics: [dice]\nreference: A\nconfig: first.yaml\n"
+        "methods: {A: {}, B: {set: [lr=1]}, C: {config: first.yaml}}\n"
+    )
+    Path("mine.yaml").write_text(
+        "include: theirs/study.yaml\nmetrics: [iou]\nconfig: second.yaml\nmethods: {B: {set: [lr=2]}, D: {}}\n"
+    )
+    study, first, second = read_study("mine.yaml"), str(tmp_path / "theirs/first.yaml"), str(tmp_path / "second.yaml")
+    assert (study.name, study.title, study.metrics, study.reference) == ("mine", "theirs", ("iou",), "A")
+    assert [(method.name, *method.words) for method in study.methods] == [
+        ("A", second), ("B", second, "lr=2"), ("C", first), ("D", second)
+    ]  # fmt: skip
+    Path("theirs/study.yaml").write_text("include: ../mine.yaml\n")
+    with pytest.raises(BadInput, match="include goes in a circle: mine"):
+        read_study("mine.yaml")
+
+
 def test_an_unknown_study_is_answered_with_those_there_are(capsys):
     assert fedlit("reproduce", "no_such_study") == 2
     assert "no such file" in capsys.readouterr().err

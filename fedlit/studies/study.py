@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from fedlit.config import shipped
 from fedlit.errors import BadInput
 from fedlit.schema import our_name, suggestion
-from fedlit.sources import read_mapping, words
+from fedlit.sources import Layer, with_included, words
 
 COSTS = ("MB", "MB up", "times less", "seconds", "hours", "peak GB")
 """What runs cost, as columns beside the scores."""
@@ -26,7 +26,7 @@ class Method:
     """A row of the table.
 
     Args:
-        config: a shipped experiment, or the path of a file.
+        config: a shipped experiment, or the path of a file; the study's own `config` where a method names none.
         set: config words for its runs.
         model: the predictor whose scores these are; None is the one that each run was judged by.
         not_defined: the columns of the study that this method cannot be in.
@@ -46,7 +46,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Study:
-    """What a study's file says.
+    """What a study's file says; `include` names files that it goes on from, as in an experiment's.
 
     Args:
         folds: `unseen_sites` leaves each site of the data out in turn; None is one fold, the config's own.
@@ -73,7 +73,7 @@ class Study:
 
 
 ALLOWED = {"folds": (None, "unseen_sites"), "scores": ("unseen", "members")}
-KEYS = tuple(each.name for each in fields(Study) if each.name != "name")
+KEYS = ("config", *(each.name for each in fields(Study) if each.name != "name"))
 METHOD_KEYS = tuple(each.name for each in fields(Method) if each.name != "name")
 
 
@@ -88,9 +88,9 @@ def read_study(name: str) -> Study:
         file = shipped(f"reproduce/{name}")
     elif not file.is_file():
         raise BadInput(f"{name}: no such file; a name without suffix means a shipped study")
-    values = read_mapping(file)
+    values = _together(with_included(file))
     problems = list(_problems(values))
-    methods, wrong = _methods(values.get("methods"), file.parent)
+    methods, wrong = _methods(values.get("methods"), values.get("config"))
     given, unfit = _words(values.get("set"), "set")
     columns, misfit = _columns(values, methods)
     problems += [*wrong, *unfit, *misfit]
@@ -115,6 +115,31 @@ def read_study(name: str) -> Study:
     )
 
 
+def _together(layers: Iterable[Layer]) -> dict[str, Any]:
+    """What a file says with those that it includes: its own keys win, of methods and columns each one by its name."""
+    together: dict[str, Any] = {}
+    for layer in layers:
+        values = _with_whole_paths(layer.values, layer.folder)
+        for key in ("methods", "columns"):
+            if isinstance(values.get(key), Mapping) and isinstance(together.get(key), Mapping):
+                values[key] = {**together[key], **values[key]}
+        together |= values
+    return together
+
+
+def _with_whole_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What a file says, with the paths of experiments, which it gives from where it lies, made whole."""
+    whole = dict(values)
+    if isinstance(config := values.get("config"), str) and config.endswith(SUFFIXES):
+        whole["config"] = (folder / config).as_posix()
+    if isinstance(methods := values.get("methods"), Mapping):
+        whole["methods"] = {
+            name: _with_whole_paths(given, folder) if isinstance(given, Mapping) else given
+            for name, given in methods.items()
+        }
+    return whole
+
+
 def _problems(values: Mapping[str, Any]) -> list[str]:
     """What is wrong beside the methods."""
     problems = [f"{key}: unknown key{suggestion(key, KEYS)}" for key in values if key not in KEYS]
@@ -134,7 +159,12 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _methods(values: Any, folder: Path) -> tuple[list[Method], list[str]]:
+def _methods(values: Any, usual: Any) -> tuple[list[Method], list[str]]:
+    """The rows, and what is wrong with them.
+
+    Args:
+        usual: the config of those that name none.
+    """
     if not isinstance(values, Mapping):
         return [], [f"methods: expected `name: {{config: ..., set: [...]}}`, got {values!r}"] if values else []
     methods, problems = [], []
@@ -146,7 +176,7 @@ def _methods(values: Any, folder: Path) -> tuple[list[Method], list[str]]:
         problems += [
             f"{where}.{key}: unknown key{suggestion(key, METHOD_KEYS)}" for key in given if key not in METHOD_KEYS
         ]
-        config = given.get("config")
+        config = given.get("config", usual)
         if not isinstance(config, str):
             problems.append(
                 f"{where}.config: {'is not set' if config is None else f'is {config!r}'}; name an experiment"
@@ -154,21 +184,14 @@ def _methods(values: Any, folder: Path) -> tuple[list[Method], list[str]]:
             continue
         wanted, unfit = _words(given.get("set"), f"{where}.set")
         problems += unfit
-        is_file = config.endswith(SUFFIXES)
-        if is_file and not (folder / config).is_file():
-            problems.append(f"{where}.config: {folder / config}: no such file; a name without suffix is a shipped one")
+        if config.endswith(SUFFIXES) and not Path(config).is_file():
+            problems.append(f"{where}.config: {config}: no such file; a name without suffix is a shipped one")
         model, not_defined = given.get("model"), given.get("not_defined") or []
         if not isinstance(not_defined, list):
             problems.append(f"{where}.not_defined: expected a list of columns, got {not_defined!r}")
             not_defined = []
         methods.append(
-            Method(
-                str(name),
-                (folder / config).as_posix() if is_file else config,
-                wanted,
-                None if model is None else str(model),
-                tuple(map(str, not_defined)),
-            )
+            Method(str(name), config, wanted, None if model is None else str(model), tuple(map(str, not_defined)))
         )
     return methods, problems
 
