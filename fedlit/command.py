@@ -77,7 +77,7 @@ def conduct(config: DictConfig, so_far: Callable[[Experiment], None]) -> None:
         if admission == "complete":
             if is_first:
                 print(
-                    f"already complete: {run_dir / 'report.html'}; "
+                    f"already complete: {run_dir.path}; "
                     f"raise num_rounds={config.num_rounds} to go on, or overwrite=true"
                 )
             return

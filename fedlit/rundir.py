@@ -102,9 +102,10 @@ class RunDirectory:
                 raise BadInput(
                     f"run_dir={self.path} is no run directory, it holds {strangers[0]!r}; set another run_dir"
                 )
-        if config.resume == "must" and not self.has_rounds:
+        is_begun = self.has_rounds or self.is_scored
+        if config.resume == "must" and not is_begun:
             raise BadInput(f"resume=must: no run in {self.path} has completed a round")
-        if config.overwrite or not self.has_rounds:  # without a completed round there is nothing to lose
+        if config.overwrite or not is_begun:  # without a completed round there is nothing to lose
             return "new"
         if config.resume == "never":
             raise BadInput(
@@ -115,7 +116,15 @@ class RunDirectory:
                 f"the run in {self.path} was begun with another config:\n  {problems}\n"
                 "set these keys back, choose another run_dir, or overwrite=true to start anew"
             )
-        return "complete" if self.is_whole and self.read_config().num_rounds == config.num_rounds else "continue"
+        rounds, has_all = self.read_config().num_rounds, self.is_whole if self.has_rounds else self.is_scored
+        if has_all and rounds == config.num_rounds:
+            return "complete"
+        if not self.has_rounds:
+            raise BadInput(
+                f"num_rounds: {rounds} -> {config.num_rounds}: the run in {self.path} is finished and cannot go on, as "
+                "its checkpoints were removed; set this back, choose another run_dir, or overwrite=true to start anew"
+            )
+        return "continue"
 
     @property
     def has_rounds(self) -> bool:
@@ -126,6 +135,11 @@ class RunDirectory:
     def is_whole(self) -> bool:
         """The results of a finished run are here."""
         return all((self / name).exists() for name in RESULTS)
+
+    @property
+    def is_scored(self) -> bool:
+        """The tables of a finished run are here; its checkpoints and report may have been removed since."""
+        return (self / RESULTS[0]).exists()
 
     def changed(self, config: DictConfig) -> str:
         """The keys of the run here that a config would change and may not, one a line."""

@@ -180,6 +180,20 @@ def test_a_finished_run_is_not_run_again(whole, config_file, tmp_path, capsys):
     assert "already complete" in capsys.readouterr().out and (whole / "metrics.csv").read_bytes() == before
 
 
+def test_a_finished_run_without_its_checkpoints_is_not_begun_anew(whole, config_file, capsys):
+    for name in ("checkpoint", "experts", "pictures", "logs"):
+        shutil.rmtree(whole / name, ignore_errors=True)
+    (whole / "report.html").unlink()
+    before = {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()}
+    for words in ([], ["resume=must"]):
+        assert fedlit("run", config_file, f"run_dir={whole}", *words) == 0
+        assert "already complete" in capsys.readouterr().out
+    assert fedlit("run", config_file, f"run_dir={whole}", "num_rounds=5") == 2
+    message = capsys.readouterr().err
+    assert "num_rounds: 4 -> 5" in message and "its checkpoints were removed" in message and "overwrite=true" in message
+    assert {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()} == before
+
+
 def test_a_changed_config_is_refused_naming_the_keys(whole, config_file, capsys):
     assert fedlit("run", config_file, f"run_dir={whole}", "lr=0.02", "num_rounds=3", "seed=4") == 2
     message = capsys.readouterr().err

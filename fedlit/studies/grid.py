@@ -105,14 +105,12 @@ def standing(point: Point) -> Standing:
         BadInput: what is there has other settings, in one line.
     """
     run_dir, config = RunDirectory(point.path), point.config
-    if not run_dir.has_rounds and not run_dir.is_whole:
+    if not run_dir.has_rounds and not run_dir.is_scored:
         return run_dir.standing(config)
     changed = [*run_dir.changed(config).splitlines(), *scored_otherwise(run_dir, config)]
     if lines := [line.strip() for line in changed]:
         shown = "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")
         raise BadInput(f"{point.path}: {shown}; set this back, give another --out, or remove that folder")
-    if run_dir.is_whole and run_dir.read_config().num_rounds == config.num_rounds:
-        return "complete"  # also where somebody has removed its checkpoints
     return run_dir.standing(config)
 
 
@@ -120,7 +118,7 @@ def scored_otherwise(run_dir: RunDirectory, config: DictConfig) -> list[str]:
     """Settings of predictors that a finished run was not scored with. Until then they may change."""
     old = run_dir.read_config()
     scored, asked = {*(old.get("prediction") or {})}, {*config.prediction}
-    if not run_dir.is_whole or old.num_rounds != config.num_rounds or not scored & asked:
+    if not run_dir.is_scored or old.num_rounds != config.num_rounds or not scored & asked:
         return []
     others = ({*old, *config} - {"prediction"}) | {f"prediction.{name}" for name in scored ^ asked}
     return changes(old, config, others).splitlines()
