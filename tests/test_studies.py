@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,21 @@ def test_twice_runs_nothing_again_and_writes_the_same_bytes(whole, file, data):
     assert conduct(standings, lambda run: pytest.fail(f"{run.run_dir} runs again")) == []
     write_tables(made, Console(quiet=True))
     assert {name: (whole / name).read_bytes() for name in FILES} == before
+
+
+def test_what_is_recorded_of_runs_makes_their_tables(whole, file, data, tmp_path, capsys):
+    (tmp_path / "launch").mkdir()
+    script = shutil.copy(Path("launch/record.sh").resolve(), tmp_path / "launch")
+    subprocess.run(["bash", script, whole], check=True)
+    (packed,) = (tmp_path / "launch" / "results").iterdir()
+    subprocess.run(["tar", "xf", packed, "-C", tmp_path], check=True)
+    found = plan(file, tmp_path / whole.name, data)
+    assert set(found.standings().values()) == {"complete"} and packed.stat().st_size < 50_000
+    write_tables(found, Console())
+    for name in ("table.csv", "table.md", "table.tex"):
+        assert (tmp_path / whole.name / name).read_bytes() == (whole / name).read_bytes()
+    (tmp_path / "empty").mkdir()
+    assert subprocess.run(["bash", script, tmp_path / "empty"], stderr=subprocess.DEVNULL).returncode == 2
 
 
 def test_interrupted_is_uninterrupted_and_what_is_missing_is_named(whole, file, data, tmp_path, capsys):
