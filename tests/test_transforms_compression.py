@@ -11,8 +11,8 @@ from fedlit.aggregation import Median
 from fedlit.algorithms import FedAvg, Scaffold
 from fedlit.errors import ClientFailed
 from fedlit.messages import Broadcast, Update, size, tensors
-from fedlit.transforms import Channel, LowPrecision, LowRank, TopK
-from fedlit.weights import num_bytes, sha256
+from fedlit.transforms import Channel, DifferentialPrivacy, LowPrecision, LowRank, TopK
+from fedlit.weights import flattened, num_bytes, sha256
 from tests.conftest import fedlit, make_federation, make_network, run_rounds
 from tests.test_contracts import ALGORITHMS
 
@@ -134,6 +134,18 @@ def test_every_algorithm_goes_on_by_what_arrives(kind, sites):
         found.append(run_rounds(federation, server, 2, algorithm).weights)
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, atol=1e-5, rtol=1e-4)
+
+
+LOSSY = [LowRank(rank=1), TopK(share=0.05, feedback=False), DifferentialPrivacy(clip=0.05, noise_multiplier=0.0)]
+
+
+@pytest.mark.parametrize("transform", LOSSY, ids=lambda transform: type(transform).__name__)
+def test_what_does_not_arrive_of_a_control_is_no_change_of_it(transform, sites):
+    """SCAFFOLD's server goes on by changes of the clients' controls; what is lost of them is not its own control."""
+    federation, server = make_federation(sites, transforms=[transform], optimizer=sgd)
+    server = run_rounds(federation, server, 10, Scaffold())
+    controls = [flattened(memory["control"]).norm() for memory in federation.fleet.memories.values()]
+    assert 0 < flattened(server.slots["control"]).norm() < 1.5 * max(controls)
 
 
 @pytest.mark.parametrize("algorithm", [FedAvg(), Scaffold(), FedAvg(aggregate=Median())], ids=["mean", "slots", "rows"])

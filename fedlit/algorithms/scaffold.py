@@ -42,10 +42,11 @@ class Scaffold(Algorithm):
         old = client.here(client.memory.get("control", {}))
         correction = subtract(client.here(broadcast.slots.get("control", {})), old)
         control = fit_corrected(client, broadcast.round, correction)
-        return client.update(control=subtract(control, old)), {**client.memory, "control": control}
+        # `change`: a slot of the broadcast's name would be taken for a new value of that, and sent as its difference
+        return client.update(change=subtract(control, old)), {**client.memory, "control": control}
 
     def server_update(self, server: Server, aggregate: Aggregate) -> Server:
-        change = aggregate.slots["control"]
+        change = aggregate.slots["change"]
         share = len(aggregate.reports) / len(server.clients)
         control = add(server.slots.get("control") or zeros_like(change), change, scale=share)
         return replace(step_towards(server, aggregate, self.lr), slots={"control": control})
