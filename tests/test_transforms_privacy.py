@@ -228,6 +228,15 @@ def test_a_run_says_what_it_has(config_file, tmp_path, capsys):
     assert "epsilon=8 cannot be met: 40 rounds" in capsys.readouterr().err
 
 
+def test_a_draw_that_is_no_secret_makes_epsilon_no_smaller():
+    """Who takes part comes from the seed and stands in the tables; simulations say that they count on it."""
+    drawn, all_of_them = ((20, 30, 3), (20, 30, 30))
+    in_earnest, simulated = (DifferentialPrivacy(noise_multiplier=4.0, secure_noise=secure) for secure in (True, False))
+    assert in_earnest.epsilon_after(*drawn) == in_earnest.epsilon_after(*all_of_them) > simulated.epsilon_after(*drawn)
+    assert "drawing clients" in simulated.report(*drawn)["amplified"] and "amplified" not in in_earnest.report(*drawn)
+    assert "amplified" not in simulated.report(*all_of_them)
+
+
 def test_system_noise_is_no_simulation(config_file, tmp_path):
     secure = "transform.differential_privacy.secure_noise=true"
     for name in ("one", "two"):

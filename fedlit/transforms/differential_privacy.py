@@ -19,6 +19,7 @@ SIMULATED = "simulation only: the noise is drawn from the seed, and whoever know
 SECURE = (
     "the noise is drawn from the system's generator: no round can be repeated bit by bit, not even by a resumed run"
 )
+IN_SECRET = "by drawing clients at random, which counts as a secret here: the draw comes from the seed"
 COVERED = (
     "the global weights of all rounds; not the losses and scores in the run's tables, nor the choice of the kept round "
     "by them, nor what stays at the members"
@@ -29,7 +30,9 @@ COVERED = (
 class DifferentialPrivacy(Transform):
     """w + sum_k min(1, C / |u_k|) u_k / m + N(0, (z C / m)^2), u_k all changes that client k of m sends, as one vector.
 
-    Parameters, float buffers and further tensors of an update count alike. The server adds the noise, so it is trusted
+    Parameters, float buffers and further tensors of an update count alike. Where clients are drawn, only a secret draw
+    makes epsilon smaller; it comes from the seed, and tables name who took part, so it counts in simulations alone. The
+    server adds the noise, so it is trusted
     with the updates. A client that fails counts as one without changes; the divisor is always m. A running variance
     that the noise makes negative becomes 0.
 
@@ -82,8 +85,8 @@ class DifferentialPrivacy(Transform):
             yield from self._unmet(self.epsilon, *cohort, num_rounds)
 
     def _unmet(self, wanted: float, num_members: int, num_clients: int, num_rounds: int) -> Iterator[str]:
-        place = (num_members, num_clients, num_rounds, self.delta)
-        found = epsilon(self.noise_multiplier, *place)
+        place = (num_members, self._counted(num_members, num_clients), num_rounds, self.delta)
+        found = self.epsilon_after(num_rounds, num_members, num_clients)
         if found > wanted:
             who = "all members" if num_clients == num_members else f"{num_clients} of {num_members} members"
             enough = math.ceil(1000 * least_noise(wanted, *place)) / 1000
@@ -104,8 +107,13 @@ class DifferentialPrivacy(Transform):
         return seeded_noise(like, deviation, seed, round, "privacy")
 
     def epsilon_after(self, num_rounds: int, num_members: int, num_clients: int) -> float:
-        """See `fedlit.transforms.accounting.epsilon`."""
-        return epsilon(self.noise_multiplier, num_members, num_clients, num_rounds, self.delta)
+        """See `fedlit.transforms.accounting.epsilon`; with `secure_noise` as if every member were in every round."""
+        counted = self._counted(num_members, num_clients)
+        return epsilon(self.noise_multiplier, num_members, counted, num_rounds, self.delta)
+
+    def _counted(self, num_members: int, num_clients: int) -> int:
+        """Of how many clients a round counts for epsilon: of all where it is no secret who they are."""
+        return num_members if self.secure_noise else num_clients
 
     def report(self, num_rounds: int, num_members: int, num_clients: int) -> dict[str, Any]:
         """As JSON values; an infinite epsilon is None."""
@@ -121,6 +129,7 @@ class DifferentialPrivacy(Transform):
             "num_clients": num_clients,
             "num_members": num_members,
             "noise": SECURE if self.secure_noise else SIMULATED,
+            **({"amplified": IN_SECRET} if num_clients < num_members and not self.secure_noise else {}),
             "covers": COVERED,
         }
 

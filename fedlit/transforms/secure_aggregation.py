@@ -29,8 +29,9 @@ class SecureAggregation(Transform):
     u_k are its changes, c_k is its weight in the mean. Where a client fails after the keys have been exchanged, and
     `on_client_error` is `drop`, the round goes on while `threshold` clients are left: they tell shares of what is
     needed to take its masks off. The server learns the sum, and beside it what the reports hold: numbers of pictures,
-    losses, times. It is taken to be curious, but to keep to the protocol. Here the members are simulated: the secrets
-    of those that share a process are in its memory, and in no message.
+    losses, times. It is taken to be curious, but to keep to the protocol: a round that is run again after its masks
+    were taken off, with others left, would tell it the difference of two sums. Here the members are simulated: the
+    secrets of those that share a process are in its memory, and in no message.
 
     Args:
         threshold: clients that must be left, more than half of a round's; None: more than two thirds of them.
