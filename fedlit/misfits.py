@@ -42,6 +42,10 @@ def of_members(config: DictConfig, algorithm: Algorithm, participants: Sequence[
     if cohort is not None:
         yield from told(lambda: algorithm.aggregate.coefficients(cohort))
     settings = {str(key): value for key, value in config.items()}
+    yield from (f"algorithm: {problem}" for problem in algorithm.problems(settings))
+    momentum = config.optimizer.get("momentum", 0)
+    if isinstance(momentum, int | float) and not 0 <= momentum < 1:
+        yield f"optimizer.momentum={momentum:g} is not allowed; use 0 or more, below 1"
     num_members = None if participants is None else sum(site.name != ROOT for site in participants)
     before: list[Transform] = []
     for name, transform in transforms(config).items():

@@ -13,7 +13,7 @@ from fedlit.algorithms.fednova import length_of_steps
 from fedlit.data.pictures import Pictures
 from fedlit.data.site import Site
 from fedlit.weights import add, sha256
-from tests.conftest import make_federation, run_rounds
+from tests.conftest import fedlit, make_federation, run_rounds
 
 
 class Slope(nn.Module):
@@ -97,7 +97,7 @@ def test_with_plain_sgd_a_control_is_the_papers_second_option(sites):
     for name, value in memory["control"].items():
         wanted = old[name] - server.slots["control"][name] + factor * (server.weights[name] - update.weights[name])
         torch.testing.assert_close(value, wanted, atol=1e-4, rtol=1e-4)
-    assert sha256(add(old, update.slots["control"])) != sha256(old)
+    assert sha256(add(old, update.slots["change"])) != sha256(old)
 
 
 def test_fednova_with_equal_steps_is_fedavg(sites):
@@ -105,6 +105,22 @@ def test_fednova_with_equal_steps_is_fedavg(sites):
     plain = run_rounds(*make_federation(sites, **options), 1).weights
     for name, value in run_rounds(*make_federation(sites, **options), 1, FedNova()).weights.items():
         torch.testing.assert_close(value, plain[name], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (["optimizer.momentum=0.9", "optimizer_state=keep"], "optimizer_state=keep is not allowed with momentum"),
+        (["optimizer.momentum=0.9", "optimizer.nesterov=true"], "optimizer.nesterov=True is not allowed: FedNova"),
+        (["optimizer.momentum=0.9", "optimizer.dampening=0.5"], "optimizer.dampening=0.5 is not allowed: FedNova"),
+        (["optimizer.momentum=1.0"], "optimizer.momentum=1 is not allowed; use 0 or more, below 1"),
+    ],
+)
+def test_steps_that_fednova_cannot_count_are_refused_before_the_run(config_file, capsys, words, text):
+    sgd = "optimizer={_target_: torch.optim.SGD, lr: 0.1}"
+    assert fedlit("check", config_file, "algorithm=fednova", sgd, *words) == 2
+    assert text in capsys.readouterr().err
+    assert fedlit("check", config_file, "algorithm=fednova", sgd, "optimizer.momentum=0.9") == 0
 
 
 def test_fednova_is_the_sum_of_the_paper(sites):

@@ -23,10 +23,11 @@ def trained(sites, algorithm, num_rounds=1, **options):
     return run_rounds(federation, server, num_rounds, algorithm), federation.fleet.memories
 
 
+@pytest.mark.parametrize("kept", [(), ("*norm*",), ("head.*",)], ids=str)
 @pytest.mark.parametrize("state", ["recreate", "keep"])
-def test_apfl_of_its_own_model_alone_is_local_training_bit_for_bit(sites, state):
-    _, own = trained(sites, APFL(alpha=1), 3, optimizer_state=state)
-    _, local = trained(sites, Local(), 3, optimizer_state=state)
+def test_apfl_of_its_own_model_alone_is_local_training_bit_for_bit(sites, state, kept):
+    _, own = trained(sites, APFL(alpha=1), 3, optimizer_state=state, keep_local=kept)
+    _, local = trained(sites, Local(), 3, optimizer_state=state, keep_local=kept)
     assert [sha256(own[name]["personal"]) for name in "abc"] == [sha256(local[name]["personal"]) for name in "abc"]
 
 

@@ -36,10 +36,11 @@ def test_the_federation_is_that_of_the_inner_algorithm_bit_for_bit(sites, algori
             assert sha256(memory[slot]) == sha256(alone.fleet.memories[name][slot])
 
 
+@pytest.mark.parametrize("kept", [(), ("*norm*",), ("head.*",)], ids=str)
 @pytest.mark.parametrize("state", ["recreate", "keep"])
-def test_ditto_without_a_pull_is_local_training_bit_for_bit(sites, state):
-    ditto = personal_after(sites, Ditto(pull=0), 3, optimizer_state=state)
-    local = personal_after(sites, Local(), 3, optimizer_state=state)
+def test_ditto_without_a_pull_is_local_training_bit_for_bit(sites, state, kept):
+    ditto = personal_after(sites, Ditto(pull=0), 3, optimizer_state=state, keep_local=kept)
+    local = personal_after(sites, Local(), 3, optimizer_state=state, keep_local=kept)
     assert [*map(sha256, ditto.values())] == [*map(sha256, local.values())]
 
 
@@ -60,12 +61,25 @@ def test_ditto_remembers_an_optimizer_of_its_own(sites):
     assert sha256(memory["personal_optimizer"]) != sha256(memory["optimizer"]) and "optimizer" in OF_TRAINING
 
 
-def test_fine_tuning_as_much_as_a_round_is_the_local_model(sites):
-    """Under FedAvg: the same pictures in the same order from the same model on."""
-    federation, server = make_federation(sites)
+@pytest.mark.parametrize("kept", [(), ("*norm*",), ("head.*",)], ids=str)
+def test_fine_tuning_as_much_as_a_round_is_the_local_model(sites, kept):
+    """Under FedAvg: the same pictures in the same order from the same model on, with what the site keeps."""
+    federation, server = make_federation(sites, keep_local=kept)
     server = run_rounds(federation, server, 1)
-    update, _ = FedAvg().local_update(federation.fleet.clients["a"], FedAvg().broadcast(server))
-    assert sha256(personal_after(sites, FineTuning(epochs=1))["a"]) == sha256(update.weights)
+    client = federation.fleet.clients["a"]
+    client.memory = federation.fleet.memories.get("a", {})
+    FedAvg().local_update(client, FedAvg().broadcast(server))
+    wanted = sha256(client.weights())
+    assert sha256(personal_after(sites, FineTuning(epochs=1), keep_local=kept)["a"]) == wanted
+
+
+def test_fine_tuning_has_the_rate_of_the_first_round(sites):
+    """A hospital fine-tunes when the federation's rate has fallen."""
+
+    def trained(schedule):
+        return personal_after(sites, FineTuning(), 1, schedule=schedule)["a"]
+
+    assert sha256(trained(lambda round: 0.1)) == sha256(trained(None))
 
 
 def test_fine_tuning_takes_as_many_steps_as_it_is_told(sites):

@@ -48,7 +48,7 @@ class APFL(Personalising):
 
     def personalise(self, client: Client, broadcast: Broadcast, memory: Slots) -> Slots:
         local = client.weights()
-        own = beside(memory.get("own", {**broadcast.weights, **memory.get("kept", {})}), local)
+        own = beside(memory.get("own", broadcast.weights), local)
         alpha = memory["mixture"]["alpha"].item() if "mixture" in memory else self.alpha
         before = {slot: memory[f"personal_{slot}"] for slot in OF_TRAINING if f"personal_{slot}" in memory}
         plan = replace(client.plan, optimizer=partial(slower, client.plan.optimizer, alpha))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, ClassVar
@@ -81,6 +81,10 @@ class Algorithm(ABC):
 
     def check_size(self, size: Sequence[int]) -> None:  # noqa: B027 (most take any)
         """Raises BadInput where training pictures of this (H, W) are too small."""
+
+    def problems(self, settings: Mapping[str, Any]) -> Iterator[str]:
+        """What of an experiment's settings, by key, does not go together with it."""
+        yield from ()
 
     def cohort(self, server: Server, names: Sequence[str], sampling: Sampling) -> list[str]:
         """The clients of the coming round."""

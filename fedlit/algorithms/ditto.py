@@ -34,7 +34,7 @@ class Ditto(Personalising):
         require(pull=(self.pull, self.pull >= 0, "0 or more"))
 
     def personalise(self, client: Client, broadcast: Broadcast, memory: Slots) -> Slots:
-        start = memory.get("personal", {**broadcast.weights, **memory.get("kept", {})})
+        start = memory.get("personal", broadcast.weights)
         before = {slot: memory[f"personal_{slot}"] for slot in OF_TRAINING if f"personal_{slot}" in memory}
         pulled = proximal(broadcast.weights, self.pull)
         personal, after = train_apart(client, start, broadcast.round, before, penalty=pulled)

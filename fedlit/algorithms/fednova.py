@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch.optim import SGD
 
@@ -30,6 +31,14 @@ class FedNova(Algorithm):
 
     def __post_init__(self) -> None:
         require_own_weights(self.aggregate, "FedNova")
+
+    def problems(self, settings: Mapping[str, Any]) -> Iterator[str]:
+        optimizer = settings["optimizer"]
+        if optimizer.get("momentum") and settings["optimizer_state"] == "keep":
+            yield "optimizer_state=keep is not allowed with momentum: FedNova counts none as kept; use recreate"
+        for name in ("nesterov", "dampening"):
+            if optimizer.get(name):
+                yield f"optimizer.{name}={optimizer[name]} is not allowed: FedNova counts steps without; leave it out"
 
     def local_update(self, client: Client, broadcast: Broadcast) -> tuple[Update, Slots]:
         client.load(broadcast.weights)

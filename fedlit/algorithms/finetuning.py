@@ -15,7 +15,8 @@ class FineTuning(Personalising):
     """The personal model is the newest global model that clients have seen, trained on at the site.
 
     That is the model which the round began with: it is fine-tuned beside the local update of every round, and scored
-    next to the global model that the round ended with.
+    next to the global model that the round ended with. The learning rate is that of the first round, whatever the
+    schedule of the federation.
 
     Args:
         epochs: passes over the site's pictures.
@@ -33,7 +34,6 @@ class FineTuning(Personalising):
 
     def personalise(self, client: Client, broadcast: Broadcast, memory: Slots) -> Slots:
         epochs = self.epochs if self.steps is None else None
-        plan = replace(client.plan, epochs=epochs, steps=self.steps, optimizer_state="recreate")
-        shared = {**broadcast.weights, **memory.get("kept", {})}
-        personal, _ = train_apart(client, shared, broadcast.round, {}, plan=plan)
+        plan = replace(client.plan, epochs=epochs, steps=self.steps, schedule=None, optimizer_state="recreate")
+        personal, _ = train_apart(client, broadcast.weights, broadcast.round, {}, plan=plan)
         return {"personal": personal}

@@ -66,6 +66,9 @@ class Personalising(Algorithm):
         with named_inside():
             self.inner.check_size(size)
 
+    def problems(self, settings: Mapping[str, Any]) -> Iterator[str]:
+        yield from self.inner.problems(settings)
+
     def cohort(self, server: Server, names: Sequence[str], sampling: Sampling) -> list[str]:
         return self.inner.cohort(server, names, sampling)
 
@@ -76,8 +79,9 @@ class Personalising(Algorithm):
         return self.inner.older(server, cohort)
 
     def local_update(self, client: Client, broadcast: Broadcast) -> tuple[Update, Slots]:
+        whole = with_kept(client, broadcast)
         update, memory = self.inner.local_update(client, broadcast)
-        return update, {**memory, **self.personalise(client, broadcast, memory)}
+        return update, {**memory, **self.personalise(client, whole, memory)}
 
     def server_update(self, server: Server, aggregate: Aggregate) -> Server:
         return self.inner.server_update(server, aggregate)
@@ -88,8 +92,15 @@ class Personalising(Algorithm):
 
         Args:
             client: after its local update; the resident network holds what it has learnt locally.
+            broadcast: the whole model that the round began with here, of which the client keeps some entries.
             memory: what it is about to remember, that of earlier rounds included.
         """
+
+
+def with_kept(client: Client, broadcast: Broadcast) -> Broadcast:
+    """A broadcast with the entries that the client keeps to itself, as they are before the round."""
+    first = {name: client.resident.first[name] for name in client.resident.entries}
+    return replace(broadcast, weights={**first, **broadcast.weights, **client.memory.get("kept", {})})
 
 
 @contextmanager
