@@ -255,7 +255,7 @@ def test_too_few_updates_left_by_the_guard_are_a_failure(fleet, monkeypatch):
     ("rule", "message"),
     [
         (Krum(3), "Krum.num_malicious=3. needs 9 updates a round or more .2 num_malicious . 3., and there are 8"),
-        (MultiKrum(1, num_chosen=8), "needs 9 updates a round or more .num_chosen . num_malicious"),
+        (MultiKrum(1, num_chosen=8), "needs 11 updates a round or more .num_chosen . num_malicious . 2"),
         (Bulyan(2), "needs 11 updates a round or more .4 num_malicious . 3."),
         (TrimmedMean(0.1), "needs 10 updates a round or more .to leave out one at either end."),
         (UpdateGuard(rule=NormClipping(rule=Krum(3))), "Krum.num_malicious=3. needs 9"),

@@ -43,6 +43,20 @@ def test_other_views_leave_running_statistics_and_memory_alone(sites):
     assert client.network.training and sha256(memory["previous"]) == sha256(update.weights)
 
 
+def test_running_statistics_are_those_of_training_alone(sites):
+    """With a contrast that weighs nothing, the views are looked at and leave no trace."""
+
+    def trained(algorithm):
+        sgd, network = (lambda values: torch.optim.SGD(values, lr=0.01)), make_network(norm="batch")
+        return run_rounds(*make_federation(sites, network=network, optimizer=sgd), 2, algorithm).weights
+
+    found, wanted = trained(MOON(mu=1e-30)), trained(FedAvg())
+    statistics = [name for name in wanted if "running" in name]
+    assert statistics
+    for name in statistics:
+        torch.testing.assert_close(found[name], wanted[name], atol=1e-6, rtol=1e-6)
+
+
 def test_a_layer_can_be_named(sites):
     default = run_rounds(*make_federation(sites), 2, MOON()).weights
     assert sha256(run_rounds(*make_federation(sites), 2, MOON(layer="encoders.2")).weights) == sha256(default)

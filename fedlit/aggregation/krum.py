@@ -74,8 +74,8 @@ class MultiKrum(Krum):
     @property
     def least(self) -> tuple[int, str]:
         least, reason = super().least
-        chosen = (self.num_chosen or 0) + self.num_malicious
-        return (chosen, "num_chosen + num_malicious") if chosen > least else (least, reason)
+        chosen = (self.num_chosen or 0) + self.num_malicious + 2
+        return (chosen, "num_chosen + num_malicious + 2") if chosen > least else (least, reason)
 
     def num_kept(self, num_updates: int) -> int:
         return self.num_chosen or num_updates - self.num_malicious - 2
