@@ -12,7 +12,7 @@ from fedlit.messages import Expert
 from fedlit.prediction import BestMember, Ensemble, FedTHE, NearestMember, UniformAverage
 from fedlit.prediction.features import Moments, distance, feature_statistics, norm_layers
 from fedlit.prediction.fedthe import mixed
-from fedlit.prediction.members import mean_prediction
+from fedlit.prediction.members import mean_prediction, remembered
 from fedlit.prediction.nearest_member import distances, site_statistics
 from tests.conftest import make_network
 from tests.unseen_site import at_unseen_site, everything, experts_of, predicted, state, unlabelled
@@ -329,3 +329,22 @@ def test_a_federation_scores_all_of_them_at_unseen_sites_alone():
     found = rows(kinds)
     assert {(row.site, row.model) for row in found} == {("u", kind.__name__) for kind in kinds}
     assert sorted(found) == sorted(rows(kinds[::-1]))
+
+
+def test_a_model_is_asked_once_for_every_picture_that_it_has_room_for():
+    calls = []
+
+    def model(images):
+        calls.append(len(images))
+        return 2 * images
+
+    images = torch.randn(4, 1, 8, 8)
+    once = remembered(model)
+    for batch in (images, images[[2, 0]], images[1:]):
+        assert torch.equal(once(batch), 2 * batch)
+    assert calls == [4]
+    once(torch.cat([images[:1], images[:1] + 1]))
+    assert calls == [4, 2]
+    narrow = remembered(model, most_bytes=2 * images[0].nbytes)
+    assert torch.equal(narrow(images), narrow(images)) and calls[2:] == [4, 4]
+    assert torch.equal(narrow(images[:2]), 2 * images[:2]) and calls[2:] == [4, 4]

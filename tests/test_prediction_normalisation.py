@@ -13,7 +13,7 @@ from fedlit.prediction.sar import FlatStep
 from fedlit.prediction.unsupervised import entropy
 from fedlit.weights import sha256
 from tests.conftest import make_network
-from tests.unseen_site import at_unseen_site, experts_of, predicted, state, unlabelled
+from tests.unseen_site import at_unseen_site, exact, experts_of, predicted, state, unlabelled
 
 ONLINE = Adaptation("online", passes=1)
 QUICK = Adaptation(passes=2)
@@ -93,11 +93,11 @@ def test_prepared_twice_it_is_the_same_bit_for_bit(predictor):
 @pytest.mark.parametrize("predictor", [TENT(QUICK), SAR(adaptation=QUICK), AdaBN()], **named)
 def test_transductive_predictions_depend_on_their_picture_alone(predictor):
     """Also with BatchNorm, whose statistics are those of the site by then: neither batch nor order matters."""
-    images = unlabelled()
-    model = predictor.prepare(at_unseen_site(used()), images)
+    images = exact(unlabelled())
+    model = predictor.prepare(at_unseen_site(used().double()), images)
     with torch.inference_mode():
         alone = torch.cat([model(images.images([place])) for place in range(len(images))])
-    torch.testing.assert_close(alone, predicted(model, images), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(alone, predicted(model, images), atol=1e-6, rtol=1e-6)
 
 
 def test_adabn_with_a_networks_own_pictures_is_that_network():
@@ -223,6 +223,17 @@ def test_a_collapse_is_taken_back():
             step(optimizer, objective)
             places.append(place.item())
         assert (0.5 in places) == returns
+
+
+@pytest.mark.parametrize("recovery", [0.1, 0.8])
+def test_what_is_reset_remembers_no_batch(recovery):
+    """SAR's average of the entropy, by which it begins again, is forgotten, too."""
+    adaptation = Adaptation("online", passes=2, lr=0.05, state="reset")
+    images = unlabelled(4)
+    model = SAR(margin=1.0, recovery=recovery, adaptation=adaptation).prepare(at_unseen_site(), images)
+    first = predicted(model, images)
+    for _ in range(12):
+        assert torch.equal(predicted(model, images), first)
 
 
 def test_unsure_pixels_do_not_count():

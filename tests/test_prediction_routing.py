@@ -178,16 +178,13 @@ def test_a_picture_is_predicted_alike_in_any_company():
         torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-6)
 
 
-def test_the_order_of_cases_is_irrelevant():
-    pixels, masks = discs(5, seed=2)
-    ids = [f"case{number}" for number in range(5)]
-    found = [
-        predicted(routing().prepare(at_site(), pictures), pictures)
-        for pictures in (
-            Pictures.from_arrays(pixels[::way], masks[::way], np.array([[0, 1]]), ids=ids[::way]).unlabelled()
-            for way in (1, -1)
-        )
-    ]
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_the_order_of_cases_is_irrelevant(norm):
+    found = []
+    for way in (1, -1):
+        images = unlabelled(5)
+        images.cases = images.cases[::way]
+        found.append(predicted(routing().prepare(at_site(make_network(norm)), images), images))
     assert torch.equal(*found)
 
 
@@ -232,6 +229,38 @@ def test_odd_sites_are_served(norm):
             chosen = routing(replace(FEW, protocol=protocol))
             found = predicted(chosen.prepare(at_site(make_network(norm)), images), images)
             assert found.isfinite().all() and found.shape[-2:] == everything(images).shape[-2:], name
+
+
+class Pooled(nn.Module):
+    """BatchNorm where a picture is one value, and where nothing passes but in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+        self.further = nn.BatchNorm2d(8)
+        self.head = nn.Conv2d(8, 1, 1)
+
+    def forward(self, image):
+        x = self.stem(image).relu()
+        return self.head((self.further(x) if self.training else x) + self.pooled(x))
+
+
+def test_batch_norm_that_sees_too_little_of_a_site_keeps_the_members_statistics():
+    torch.manual_seed(0)
+    learnt = at_site(Pooled())
+    for count in (1, 3):
+        images = unlabelled(count)
+        assert predicted(routing().prepare(learnt, images), images).isfinite().all()
+
+
+def test_what_the_members_say_of_a_picture_is_asked_once(monkeypatch):
+    asked = []
+    network = make_network()
+    network.register_forward_pre_hook(lambda module, images: asked.append(len(images[0]) * (module is network)))
+    chosen = Routing(adaptation=Adaptation(passes=3))
+    chosen.prepare(at_site(network), unlabelled(6))
+    assert sum(asked) == 6 * 4  # three members and the global model
 
 
 def test_one_member_is_a_gate_over_one():

@@ -130,3 +130,9 @@ def test_nothing_but_background_has_a_finite_gradient():
 def test_wrong_weights_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Unsupervised(**arguments)
+
+
+def test_as_released_a_sigmoid_weighs_what_a_softmax_of_two_does():
+    logits = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    two = torch.cat([torch.zeros_like(logits), logits], 1)
+    torch.testing.assert_close(entropy_as_released(logits, 1), entropy_as_released(two, 1))

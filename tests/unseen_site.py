@@ -34,8 +34,8 @@ def at_unseen_site(network=None, *, experts=(), **options) -> Learnt:
     )
 
 
-def unlabelled(count=6, seed=3, **options) -> Unlabelled:
-    return Pictures.from_arrays(*discs(count, seed), np.array([[0, 1]]), name="u", **options).unlabelled()
+def unlabelled(count=6, seed=3, size=32, **options) -> Unlabelled:
+    return Pictures.from_arrays(*discs(count, seed, size=size), np.array([[0, 1]]), name="u", **options).unlabelled()
 
 
 def exact(images: Unlabelled) -> Unlabelled:

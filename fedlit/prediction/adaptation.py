@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,7 +77,7 @@ class Adaptation:
         images: Unlabelled | None,
         objective: Objective,
         *,
-        step: Step = descend,
+        make_step: Callable[[], Step] = lambda: descend,
     ) -> Model:
         """The model that `network` becomes: its parameters that require a gradient are trained, in place.
 
@@ -89,7 +90,7 @@ class Adaptation:
         """
         images = pictures_of(learnt, images)
         with torch.inference_mode(False):
-            learner = Learner(learnt, network, objective, step, self.lr)
+            learner = Learner(learnt, network, objective, make_step, self.lr)
             if self.protocol == "online":
                 return _Online(self, learner)
             self._adapt_to_all(learner, images)

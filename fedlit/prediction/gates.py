@@ -37,7 +37,7 @@ class Gate(nn.Module):
     """pooled features [B, C] -> Linear(C, 2 C) -> dropout -> Linear(2 C, E) -> squashed. Jiang et al., TMI 2023.
 
     Its first values are drawn from `seed`; those of the last layer are the same for every member where it starts at
-    zero, so that the order of members means nothing.
+    zero, so that the order of members means nothing. As published they are drawn, each member's by its place.
     """
 
     def __init__(self, width: int, num_experts: int, form: Form, *, seed: int, dropout: float = 0.2):

@@ -32,10 +32,17 @@ def descend(optimizer: Optimizer, objective: Callable[[], Tensor]) -> Tensor:
 
 
 class Learner:
-    """A network while it adapts: what of it is trained, the first values of that, and an optimizer."""
+    """A network while it adapts: what of it is trained, the first values of that, and an optimizer.
 
-    def __init__(self, learnt: Learnt, network: nn.Module, objective: Objective, step: Step, lr: float):
-        self.learnt, self.network, self.objective, self.step, self.lr = learnt, network, objective, step, lr
+    Args:
+        make_step: the way of a step, with what it remembers of earlier ones; made anew where it begins again.
+    """
+
+    def __init__(
+        self, learnt: Learnt, network: nn.Module, objective: Objective, make_step: Callable[[], Step], lr: float
+    ):
+        self.learnt, self.network, self.objective, self.lr = learnt, network, objective, lr
+        self.make_step, self.step = make_step, make_step()
         self.parameters = [value for value in network.parameters() if value.requires_grad]
         assert self.parameters, "nothing to adapt: no parameter of the network requires a gradient"
         self.training = [module for module in network.modules() if module.training]
@@ -57,7 +64,7 @@ class Learner:
 
     def begin_again(self) -> None:
         self.put(self.first)
-        self.optimizer = Adam(self.parameters, lr=self.lr)
+        self.optimizer, self.step = Adam(self.parameters, lr=self.lr), self.make_step()
 
     def learn(self, images: Tensor, seed: int) -> None:
         """One step on a batch."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedlit.errors import BadInput
 from fedlit.messages import Expert
+from fedlit.networks.feature_cache import content
 from fedlit.prediction.base import Learnt, Model
 
 
@@ -54,6 +55,28 @@ def predictions(learnt: Learnt, experts: Iterable[Expert]) -> Model:
             yield learnt.network(images)
 
     return lambda images: mean_prediction(logits(images), learnt.num_classes)
+
+
+def remembered(model: Model, most_bytes: float = 2e9) -> Model:
+    """A model that says of a picture that comes again what it said of it first; the picture's bits tell.
+
+    Args:
+        model: says of a picture [1, C, H, W] the same in whatever batch it comes.
+        most_bytes: of what is remembered, in the machine's memory; further pictures are computed every time.
+    """
+    known: dict[str, Tensor] = {}
+
+    def of(images: Tensor) -> Tensor:
+        names = [content(image) for image in images]
+        if known.keys() >= set(names):
+            return torch.stack([known[name] for name in names]).to(images.device)
+        logits = model(images)
+        for name, one in zip(names, logits.to("cpu"), strict=True):
+            if (len(known) + 1) * one.nbytes <= most_bytes:
+                known.setdefault(name, one.clone())
+        return logits
+
+    return of
 
 
 @torch.no_grad()

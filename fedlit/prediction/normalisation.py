@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -70,7 +71,7 @@ def tuned_norms(
     adaptation: Adaptation,
     objective: Objective,
     *,
-    step: Step = descend,
+    make_step: Callable[[], Step] = lambda: descend,
 ) -> Model | None:
     """The global model with the scales and shifts of its normalising layers adapted to a site.
 
@@ -88,7 +89,7 @@ def tuned_norms(
     for name in trained:
         entries[name].requires_grad_(True)
     layers = use_batch_statistics(network)
-    model = adaptation.adapt(learnt, network, images, objective, step=step)
+    model = adaptation.adapt(learnt, network, images, objective, make_step=make_step)
     if layers and images is not None and adaptation.protocol == "transductive":
         settle(learnt, network, layers, images)
     return model

@@ -15,7 +15,7 @@ from fedlit.prediction.base import Learnt, Model, Predictor
 from fedlit.prediction.features import norm_layers, uncached
 from fedlit.prediction.gates import FORMS
 from fedlit.prediction.learner import pictures_of
-from fedlit.prediction.members import members, predictions
+from fedlit.prediction.members import members, predictions, remembered
 from fedlit.prediction.normalisation import use_batch_statistics
 from fedlit.prediction.routed_network import Routed, mean_square, route
 from fedlit.prediction.steadiest import take_steadiest
@@ -97,7 +97,7 @@ class Routing(Predictor):
                 "prediction=tent or prediction=global"
             )
 
-        together = predictions(learnt, [*experts, Expert("global", learnt.shared)])
+        together = remembered(predictions(learnt, [*experts, Expert("global", learnt.shared)]))
 
         def objective(model: Model, batch: Tensor, seed: int) -> Tensor:
             value = self.objective(model, batch, seed, learnt.num_classes, together=together)

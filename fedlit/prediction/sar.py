@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -24,13 +25,14 @@ class SAR(Predictor):
     Pixels that it is unsure of do not count; each step goes down the gradient taken where, within `rho`, the entropy is
     largest; and when the entropy has become much smaller than it was, which means that one class swallows all, it goes
     back to where it began. The paper filters pictures, not pixels, takes SGD for Adam, and freezes the last layers. As
-    TENT it is for unseen sites, and None where the federation trains no norm layer.
+    TENT it is for unseen sites, and None where the federation trains no norm layer. Uphill, pixels are chosen anew; the
+    released code chooses of those it has chosen before.
 
     Args:
         margin: largest entropy of a pixel that counts, as a share of the largest possible.
         rho: length of the step uphill, in the norm over all scales and shifts.
-        recovery: share of the first entropy; it begins again where the moving average of the entropy falls below. (The
-            paper's 0.2 nats is for the 1000 classes of a picture, not for pixels, most of which are sure.)
+        recovery: share of the first entropy; it begins again where the moving average of the entropy uphill falls
+            below. (The paper's 0.2 nats is for the 1000 classes of a picture, not for pixels, most of which are sure.)
         adaptation: how long and on what, by default as TENT's. See configs/prediction/sar_online for the paper's.
     """
 
@@ -55,11 +57,16 @@ class SAR(Predictor):
             counts = (each < self.margin).to(each.dtype)
             return (each * counts).sum() / counts.sum().clamp_min(1)
 
-        return tuned_norms(learnt, images, self.adaptation, unsure, step=FlatStep(self.rho, self.recovery))
+        return tuned_norms(
+            learnt, images, self.adaptation, unsure, make_step=partial(FlatStep, self.rho, self.recovery)
+        )
 
 
 class FlatStep:
-    """A step down the gradient found a step uphill, and back to the first values where the objective collapses."""
+    """A step down the gradient found a step uphill, and back to the first values where the objective collapses.
+
+    It remembers the first values, and the objective uphill, of the steps it has taken.
+    """
 
     def __init__(self, rho: float, recovery: float):
         self.rho, self.recovery = rho, recovery
@@ -72,20 +79,22 @@ class FlatStep:
         loss = objective()
         loss.backward()
         before = [value.detach().clone() for value in parameters]
-        if not self.first:
-            self.first, self.first_loss, self.average = before, loss.detach(), loss.detach()
         uphill = [torch.zeros_like(value) if value.grad is None else value.grad for value in parameters]
         length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(value) for value in uphill]))
         with torch.no_grad():
             torch._foreach_add_(parameters, torch._foreach_mul(uphill, self.rho / (length + 1e-12)))
         optimizer.zero_grad()
-        objective().backward()
+        highest = objective()
+        highest.backward()
         with torch.no_grad():
             torch._foreach_copy_(parameters, before)
         optimizer.step()
-        self.average = 0.9 * self.average + 0.1 * loss.detach()
+        if not self.first:
+            self.first, self.first_loss, self.average = before, highest.detach(), highest.detach()
+        self.average = 0.9 * self.average + 0.1 * highest.detach()
         if self.average < self.recovery * self.first_loss:
             with torch.no_grad():
                 torch._foreach_copy_(parameters, self.first)
+            optimizer.state.clear()  # its moments point to where it came from
             self.average = self.first_loss
         return loss.detach()

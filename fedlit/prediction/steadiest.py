@@ -40,7 +40,10 @@ def take_steadiest(learnt: Learnt, network: nn.Module, images: Unlabelled, noise
     of_members = {name: moments(layer) for name, layer in layers.items()}
     use_batch_statistics(network)
     settle(learnt, network, layers, images)
-    of_site = {name: moments(layer) for name, layer in layers.items()}
+    # a layer that was not called, or saw one value, has none of the site
+    of_site = {
+        name: of_members[name] if layer.running_mean is None else moments(layer) for name, layer in layers.items()
+    }
     least, best = math.inf, 0.0
     for share in SHARES:
         put(layers, of_members, of_site, share)

@@ -127,8 +127,11 @@ def _largest(planes: Tensor, side: int) -> Tensor:
 
 
 def entropy_as_released(logits: Tensor, num_classes: int) -> Tensor:
-    """Entropy as IOP-FL's code has it: summed over the batch where classes were meant, so it grows with the batch."""
-    return entropy(logits, num_classes).mean() * (len(logits) / logits.shape[1])
+    """Entropy as IOP-FL's code has it: summed over the batch where classes were meant, so it grows with the batch.
+
+    Its two channels are background and foreground, of which a sigmoid says the second alone.
+    """
+    return entropy(logits, num_classes).mean() * (len(logits) / (num_classes + 1))
 
 
 def roughness_as_released(logits: Tensor, num_classes: int) -> Tensor:
