@@ -40,6 +40,14 @@ def paired_p(differences: Sequence[float]) -> float | None:
     return float(wilcoxon(differences, zero_method="pratt").pvalue)
 
 
+def signed_ranks(differences: Sequence[float]) -> float:
+    """The sum of the ranks of differences by size, each with the sign of its difference: which way the test leans."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata([abs(value) for value in differences])
+    return math.fsum(math.copysign(rank, value) for rank, value in zip(ranks, differences, strict=True) if value)
+
+
 def holm(values: Mapping[str, float | None]) -> dict[str, float | None]:
     """p values corrected for there being several of them; those that are None are not counted.
 

@@ -42,6 +42,7 @@ class Stub:
 
     def __init__(self, rounds):
         self.rounds, self.memory, self.site = rounds, {}, make_site("a")
+        self.resident = Resident(nn.Identity())
 
     def weights(self):
         return {name: value.clone() for name, value in self.local.items()}

@@ -14,9 +14,10 @@ import torch
 
 from fedlit.weights import load
 from fedlit.weights import sha256 as weights_sha256
-from tests.conftest import fedlit
+from tests.conftest import fedlit, write_manifest
 
 ROOT = Path(__file__).parents[1]
+PREDICTORS = sorted({path.stem for path in (ROOT / "configs" / "prediction").glob("*.yaml")} - {"personal", "global"})
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -61,12 +62,15 @@ def test_two_processes_equal_one(config_file, tmp_path, fabric_run, algorithm, f
 
 @pytest.mark.long
 def test_a_start_and_what_members_share_are_the_same_in_two_processes(config_file, tmp_path):
-    """The server's teaching, the members' personal models, and every predictor that is made of them."""
+    """The server's teaching, the members' personal models, and every predictor at two unseen sites."""
     boxes = "{_target_: fedlit.teachers.PriorBoxes, boxes: {disc: [[0.2, 0.2, 0.8, 0.8]]}}"
     teacher = f"start.teacher={{_target_: fedlit.teachers.Ellipses, prompts: {boxes}}}"
-    options = (config_file, "server_site=c", "start=distillation", teacher, "start.num_rounds=2", "num_rounds=2",
-               "algorithm=iopfl", "share_personal=true",
-               "prediction=[best_member,nearest_member,ensemble,tent,routing,routing_online]")  # fmt: skip
+    (tmp_path / "data").mkdir()
+    counts = {"a": (7, 2, 2), "b": (5, 2, 2), "c": (4, 2, 3), "u": (2, 1, 2), "v": (2, 1, 3)}
+    data = write_manifest(tmp_path / "data", counts)
+    options = (config_file, f"data.root={data}", "unseen_sites=[u,v]", "network.norm=batch", "server_site=c",
+               "start=distillation", teacher, "start.num_rounds=2", "num_rounds=2", "algorithm=iopfl",
+               "share_personal=true", f"prediction=[{','.join(PREDICTORS)}]")  # fmt: skip
     assert fedlit("run", *options, f"run_dir={tmp_path / 'one'}") == 0
     two = run_by_two(*options, f"run_dir={tmp_path / 'two'}")
     assert two.returncode == 0, two.stderr

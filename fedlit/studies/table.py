@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedlit.collect import Spread
 from fedlit.patients import Patients
-from fedlit.significance import FEWEST, by_patient, holm, paired_p
+from fedlit.significance import FEWEST, by_patient, holm, paired_p, signed_ranks
 from fedlit.studies.numbers import GAP, MEAN, OF_SITES, Column, Design, Numbers, Row, paired
 from fedlit.studies.results import is_lower_better, mean, patients_of
 
@@ -193,6 +194,9 @@ def _test(one: Numbers, reference: Numbers, column: Column, patients: Patients |
     units = by_patient(pairs, patients)
     if len(units) < FEWEST:
         return "too few"
+    sites = statistics.fmean(one.over_seeds(column)) - statistics.fmean(reference.over_seeds(column))
+    if column[0] == MEAN and sites * signed_ranks([*units.values()]) < 0:
+        return "patients and sites disagree"  # where most patients are of one site, the test is of that alone
     p = paired_p(list(units.values()))
     assert p is not None
     return p

@@ -75,7 +75,7 @@ def _short(value: float | None) -> str:
 def counts_of(table: Scored) -> dict[str, list[str]]:
     """What stands at the foot: `patients`, and `cases` where they are not as many or nobody knows of whom they are.
 
-    Of what is tested `5 (few)` are too few for it.
+    Of what is tested `5 (too few)` are too few for it.
     """
     columns = table.design.columns
     cases = [table.num_cases[column] for column in columns]
@@ -91,7 +91,7 @@ def counts_of(table: Scored) -> dict[str, list[str]]:
 def _counted(count: int | None, *, is_tested: bool) -> str:
     if count is None:
         return ""
-    return f"{count} (few)" if is_tested and count < FEWEST else str(count)
+    return f"{count} (too few)" if is_tested and count < FEWEST else str(count)
 
 
 def seeds_differ(table: Scored) -> bool:
@@ -156,7 +156,8 @@ def reading(table: Scored) -> str:
     return (
         f"Bold: the best of a column{level}. {MARK}: differs from {table.design.reference}, {beyond}p < 0.05 by "
         f"Wilcoxon's signed-rank test over paired {units} ({what}), corrected by Holm for the methods of the column; "
-        f"in {over} over the {units} of all sites. With fewer than {FEWEST} {units} nothing is tested."
+        f"in {over} over the {units} of all sites. With fewer than {FEWEST} {units} nothing is tested, nor where the "
+        f"{units} by their ranks lean the other way than the mean over sites."
         f"{_costs_said(table)}"
     )
 
