@@ -92,6 +92,7 @@ class Aggregate:
     Args:
         root: of the server's own training, where the rule compares updates with it; it is no client's.
         screened: what the rule did to clients whose updates it had doubts about: `dropped` or `clipped`.
+        counts_dropped: the clients that failed are in the mean, too, as some that changed nothing.
     """
 
     weights: Weights
@@ -100,6 +101,12 @@ class Aggregate:
     dropped: Mapping[str, str] = field(default_factory=dict)
     root: Report | None = None
     screened: Mapping[str, str] = field(default_factory=dict)
+    counts_dropped: bool = False
+
+    @property
+    def num_clients(self) -> int:
+        """How many clients it is the mean of."""
+        return len(self.reports) + (len(self.dropped) if self.counts_dropped else 0)
 
 
 Record = TypeVar("Record", Server, Broadcast, Update, Expert, Aggregate)

@@ -79,6 +79,17 @@ def test_a_client_that_fails_counts_as_one_without_changes():
         play(DifferentialPrivacy(), updates)
 
 
+def test_a_client_that_fails_changes_no_control_and_the_others_as_much_as_they_should(sites):
+    """SCAFFOLD's server has the mean of all controls, with privacy or without."""
+    for transforms in [], [DifferentialPrivacy(clip=math.inf, noise_multiplier=0)]:
+        federation, server = make_federation(sites, transforms=transforms, on_client_error="drop")
+        federation.fleet.clients["b"].loss = lambda logits, target: logits.mean() * math.nan
+        server = run_rounds(federation, server, 1, Scaffold())
+        controls = [federation.fleet.memories[name]["control"] for name in "ac"]
+        for name, value in server.slots["control"].items():
+            torch.testing.assert_close(value, (controls[0][name] + controls[1][name]) / 3, atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("secure", [False, True])
 def test_the_noise_has_the_deviation_that_was_asked_for(secure):
     start = {"w": torch.zeros(200, 200)}

@@ -55,6 +55,6 @@ class FedDyn(Algorithm):
             return replace(server, weights=aggregate.weights)
         mean = server.trained(aggregate.weights)
         moved = subtract(mean, server.trained(server.weights))
-        share = len(aggregate.reports) / len(server.clients)
+        share = aggregate.num_clients / len(server.clients)
         h = add(server.slots.get("h") or zeros_like(moved), moved, scale=-self.alpha * share)
         return step(server, add(mean, h, scale=-1 / self.alpha), aggregate, slots={"h": h})

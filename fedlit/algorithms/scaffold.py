@@ -47,7 +47,7 @@ class Scaffold(Algorithm):
 
     def server_update(self, server: Server, aggregate: Aggregate) -> Server:
         change = aggregate.slots["change"]
-        share = len(aggregate.reports) / len(server.clients)
+        share = aggregate.num_clients / len(server.clients)
         control = add(server.slots.get("control") or zeros_like(change), change, scale=share)
         return replace(step_towards(server, aggregate, self.lr), slots={"control": control})
 

@@ -99,7 +99,7 @@ class Channel:
         for name in variances(buffers) & flat.keys():
             flat[name] = flat[name].clamp(min=0)
         noised = restore(Aggregate, {}, {**tensors(aggregate), **flat})
-        return replace(aggregate, weights=noised.weights, slots=noised.slots)
+        return replace(aggregate, weights=noised.weights, slots=noised.slots, counts_dropped=True)
 
     def num_bytes_forwarded(self, num_clients: int) -> int:
         """The bytes that each client of a round of so many is sent beside the broadcast."""
