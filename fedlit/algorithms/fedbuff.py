@@ -23,7 +23,8 @@ class FedBuff(Algorithm):
     t_k is the staleness: how many steps the server has made since client k was sent the model w^(t_k) it began with.
     The buffer holds as many updates as the experiment lets clients take part in a round (`clients_per_round`), those
     that arrive first by a simulated clock. A client whose update is in it begins anew after the server's step, so a
-    buffer holds at most one of each. With all clients in it this is FedAvg. The paper's buffers hold 10.
+    buffer holds at most one of each. With all clients in it this is FedAvg. The paper's buffers hold 10, and its
+    clients count alike. Where all are equally fast they come in turn, by their names.
 
     Args:
         lr: of the server.

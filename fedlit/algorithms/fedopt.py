@@ -21,6 +21,7 @@ class FedOpt(Algorithm):
     """The mean change d of the clients is a gradient: m <- beta1 m + (1 - beta1) d, w <- w + lr m / (sqrt(v) + tau).
 
     No bias correction, as in the paper's Algorithm 2; m starts at 0 and v at tau^2. A large tau makes it SGD.
+    Clients count by their pictures; in Algorithm 2 they count alike (`aggregate` uniform).
 
     Args:
         lr: of the server. The paper tunes it from 1e-3 to 10.

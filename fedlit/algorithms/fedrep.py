@@ -18,7 +18,8 @@ from fedlit.resident import Resident
 class FedRep(Algorithm):
     """FedPer in turns: the head alone over the shared representation, then the representation under that head.
 
-    The representation is trained as much as the experiment says. Running statistics change in both turns.
+    The representation is trained as much as the experiment says. Running statistics change in both turns. Clients count
+    by their pictures, in the paper alike (`aggregate` uniform).
 
     Args:
         head: shell patterns of the head's entries; None: the layer that the network calls its `classifier`.

@@ -22,7 +22,7 @@ class PFedMe(Algorithm):
 
     A client trains theta; after every few steps, and at the end of its round, w follows by w + share (theta - w). It
     sends w. Here each step meets the next batch; in the paper those between two moves of w share one. Over the
-    parameters that are shared.
+    parameters that are shared. Clients count by their pictures, in the paper alike (`aggregate` uniform).
 
     Args:
         pull: lambda in the paper, which tries 15 to 30.
