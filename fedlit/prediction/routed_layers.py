@@ -96,7 +96,8 @@ class RoutedLayer(nn.Module):
         channels = 1 if self.convolves else x.ndim - 1
         dtype = self.gate.inner.weight.dtype
         axes = [axis for axis in range(1, x.ndim) if axis != channels]
-        pooled = x.mean(axes, dtype=dtype) if axes else x.to(dtype)
+        # rounded as its features are: widened first, all of them would be copied on the way back
+        pooled = (x.mean(axes) if axes else x).to(dtype)
         count = self.pictures.count
         return pooled.unflatten(0, (count, -1)).mean(1) if len(x) > count and len(x) % count == 0 else pooled
 
