@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Which model for a hospital that took no part? Every site left out in turn, three seeds: a table for each data set.
 # Usage: bash launch/unseen_site_study.sh [--quick] [--cxr-lungs DIR] [--retina-vessels DIR] [options of fedlit reproduce]
+#        bash launch/unseen_site_study.sh --parts [options]: which part of routing does what, at drawn hospitals.
 # It goes on where it was interrupted. --quick: three rounds, one seed and two sites of each real set, in folders of their own.
 . "$(dirname "$0")/environment.sh"
+if [ "${1:-}" = --parts ]; then exec fedlit reproduce routing_parts "${@:2}"; fi
 quick=""
 declare -A data=()
 while :; do
