@@ -254,7 +254,7 @@ def test_batch_norm_that_sees_too_little_of_a_site_keeps_the_members_statistics(
         assert predicted(routing().prepare(learnt, images), images).isfinite().all()
 
 
-def test_what_the_members_say_of_a_picture_is_asked_once(monkeypatch):
+def test_what_the_members_say_of_a_picture_is_asked_once():
     asked = []
     network = make_network()
     network.register_forward_pre_hook(lambda module, images: asked.append(len(images[0]) * (module is network)))

@@ -227,7 +227,7 @@ def test_twice_runs_nothing_again_and_writes_the_same_bytes(whole, file, data):
     assert {name: (whole / name).read_bytes() for name in FILES} == before
 
 
-def test_what_is_recorded_of_runs_makes_their_tables(whole, file, data, tmp_path, capsys):
+def test_what_is_recorded_of_runs_makes_their_tables(whole, file, data, tmp_path):
     (tmp_path / "launch").mkdir()
     script = shutil.copy(Path("launch/record.sh").resolve(), tmp_path / "launch")
     subprocess.run(["bash", script, whole], check=True)

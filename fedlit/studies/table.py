@@ -194,10 +194,12 @@ def _test(one: Numbers, reference: Numbers, column: Column, patients: Patients |
     units = by_patient(pairs, patients)
     if len(units) < FEWEST:
         return "too few"
-    sites = statistics.fmean(one.over_seeds(column)) - statistics.fmean(reference.over_seeds(column))
-    if column[0] == MEAN and sites * signed_ranks([*units.values()]) < 0:
-        return "patients and sites disagree"  # where most patients are of one site, the test is of that alone
-    p = paired_p(list(units.values()))
+    differences = [*units.values()]
+    if column[0] == MEAN:  # where most patients are of one site, the test is of that alone
+        of_sites = statistics.fmean(one.over_seeds(column)) - statistics.fmean(reference.over_seeds(column))
+        if of_sites * signed_ranks(differences) < 0:
+            return "patients and sites disagree"
+    p = paired_p(differences)
     assert p is not None
     return p
 

@@ -32,9 +32,8 @@ class DifferentialPrivacy(Transform):
 
     Parameters, float buffers and further tensors of an update count alike. Where clients are drawn, only a secret draw
     makes epsilon smaller; it comes from the seed, and tables name who took part, so it counts in simulations alone. The
-    server adds the noise, so it is trusted
-    with the updates. A client that fails counts as one without changes; the divisor is always m. A running variance
-    that the noise makes negative becomes 0.
+    server adds the noise, so it is trusted with the updates. A client that fails counts as one without changes; the
+    divisor is always m. A running variance that the noise makes negative becomes 0.
 
     Args:
         clip: C; `.inf` for none, which noise_multiplier=0 alone allows.
@@ -86,7 +85,7 @@ class DifferentialPrivacy(Transform):
 
     def _unmet(self, wanted: float, num_members: int, num_clients: int, num_rounds: int) -> Iterator[str]:
         place = (num_members, self._counted(num_members, num_clients), num_rounds, self.delta)
-        found = self.epsilon_after(num_rounds, num_members, num_clients)
+        found = epsilon(self.noise_multiplier, *place)
         if found > wanted:
             who = "all members" if num_clients == num_members else f"{num_clients} of {num_members} members"
             enough = math.ceil(1000 * least_noise(wanted, *place)) / 1000
