@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,18 @@ class Resident:
     def read(self) -> dict[str, Tensor]:
         """A copy of every entry."""
         return self._copies(self.entries)
+
+    @contextmanager
+    def training_only(self, names: Collection[str] | None) -> Iterator[None]:
+        """Gradients for these parameters alone (None: all); the backward pass ends where none of them lies below."""
+        others = [] if names is None else [value for name, value in self.parameters.items() if name not in names]
+        for value in others:
+            value.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for value in others:
+                value.requires_grad_(True)
 
     @staticmethod
     def _copies(values: Weights) -> dict[str, Tensor]:

@@ -144,31 +144,33 @@ def fit(
 
     if not client.network.training:  # a team's wrapper has a flag of its own, which scoring leaves as it was
         network.train()
-    for number, step in enumerate(steps):
-        reseed(plan.step_seed(site, round, number, team.place), bench.fabric.device)
-        optimizer.zero_grad()
-        held = []
-        for place, request in enumerate(step):
-            batch = team.together(lambda: next_batch(bench, site, batches))
-            losses.append(backward(step, place, batch))
-            counts.append(team.num_own(request))
-            held += [] if ascend is None else [batch]
-        if number == 0:
-            team.check_reached(bench.resident.parameters)
-        if ascend is not None:
-            descend = ascend(client.network)
+    # a team's wrapper waits for the gradients of all
+    with bench.resident.training_only(trained if team.size == 1 else None):
+        for number, step in enumerate(steps):
             reseed(plan.step_seed(site, round, number, team.place), bench.fabric.device)
             optimizer.zero_grad()
-            for place, batch in enumerate(held):
-                backward(step, place, batch)
-            descend()
-        if correct is not None or plan.gradient_clip is not None:
-            bench.fabric.strategy.precision.unscale_gradients(optimizer)  # once a step: 16-mixed refuses a second time
-        if correct is not None:
-            correct(client.network)
-        if plan.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(client.parameters_of(trained), plan.gradient_clip)
-        stepper.step()
+            held = []
+            for place, request in enumerate(step):
+                batch = team.together(lambda: next_batch(bench, site, batches))
+                losses.append(backward(step, place, batch))
+                counts.append(team.num_own(request))
+                held += [] if ascend is None else [batch]
+            if number == 0:
+                team.check_reached(bench.resident.parameters)
+            if ascend is not None:
+                descend = ascend(client.network)
+                reseed(plan.step_seed(site, round, number, team.place), bench.fabric.device)
+                optimizer.zero_grad()
+                for place, batch in enumerate(held):
+                    backward(step, place, batch)
+                descend()
+            if correct is not None or plan.gradient_clip is not None:
+                bench.fabric.strategy.precision.unscale_gradients(optimizer)  # once a step: 16-mixed refuses a second time
+            if correct is not None:
+                correct(client.network)
+            if plan.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(client.parameters_of(trained), plan.gradient_clip)
+            stepper.step()
     team.align(bench.resident.buffers.values())
     if plan.optimizer_state == "keep":
         client.memory = {**client.memory, "optimizer": optimizer_state(client.network, optimizer)}
