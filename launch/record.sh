@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What tables need of finished runs, and no more: configs, scores case by case, costs, versions; no weights, no pictures.
-# Usage: bash launch/record.sh FOLDER_OF_RUNS...; writes launch/results/NAME.tar.xz; `tar xf FILE -C runs` brings the runs back.
+# Usage: bash launch/record.sh FOLDER_OF_RUNS...; writes launch/results/NAME.tar.xz, and its table beside it as NAME.md;
+# `tar xf FILE -C runs` brings the runs back.
 # Paths stand there as they were given, and names of cases as in the data: look at them before you hand the file on.
 set -euo pipefail
 results=$(cd "$(dirname "$0")" && pwd)/results
@@ -15,5 +16,6 @@ for study in "$@"; do
     done
   done <<< "$ended" | tar --create --xz --directory "$above" --null --files-from=- --owner=0 --group=0 --numeric-owner --mtime=@0 \
     --file "$results/$name.tar.xz"
+  [ ! -e "$study/table.md" ] || cp "$study/table.md" "$results/$name.md"
   echo "$results/$name.tar.xz: $(wc -l <<< "$ended") runs"
 done

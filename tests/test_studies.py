@@ -231,7 +231,8 @@ def test_what_is_recorded_of_runs_makes_their_tables(whole, file, data, tmp_path
     (tmp_path / "launch").mkdir()
     script = shutil.copy(Path("launch/record.sh").resolve(), tmp_path / "launch")
     subprocess.run(["bash", script, whole], check=True)
-    (packed,) = (tmp_path / "launch" / "results").iterdir()
+    table, packed = sorted((tmp_path / "launch" / "results").iterdir())
+    assert table.read_bytes() == (whole / "table.md").read_bytes()
     subprocess.run(["tar", "xf", packed, "-C", tmp_path], check=True)
     found = plan(file, tmp_path / whole.name, data)
     assert set(found.standings().values()) == {"complete"} and packed.stat().st_size < 50_000
