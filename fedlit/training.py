@@ -165,7 +165,9 @@ def fit(
                     backward(step, place, batch)
                 descend()
             if correct is not None or plan.gradient_clip is not None:
-                bench.fabric.strategy.precision.unscale_gradients(optimizer)  # once a step: 16-mixed refuses a second time
+                bench.fabric.strategy.precision.unscale_gradients(
+                    optimizer
+                )  # once a step: 16-mixed refuses a second time
             if correct is not None:
                 correct(client.network)
             if plan.gradient_clip is not None:

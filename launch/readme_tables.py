@@ -1,7 +1,7 @@
 """Put the result tables of launch/results into the README: python launch/readme_tables.py
 
-What stands between `<!-- table STUDY, HEADING: COLUMN, SHOWN=COLUMN, ... -->` and `<!-- end -->` becomes those columns of
-that table of launch/results/STUDY.md, which `bash launch/record.sh runs/STUDY` wrote.
+What stands between `<!-- table STUDY, HEADING: COLUMN, SHOWN=COLUMN, ... -->` and `<!-- end -->` becomes those columns
+of that table of launch/results/STUDY.md, which `bash launch/record.sh runs/STUDY` wrote.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def chosen(rows: list[list[str]], columns: str) -> str:
     """The first column and those that are named, as Markdown."""
     names = [name.strip().rpartition("=")[::2] for name in columns.split(",")]
     places = [0, *(rows[0].index(name.replace("_", r"\_")) for _, name in names)]
-    head = ["", *(shown or name for shown, name in names)]
-    lines = [head, ["---"] * len(head), *([row[place] for place in places] for row in rows[1:])]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    head = [shown or name for shown, name in names]
+    lines = [["---"] * len(places), *([row[place] for place in places] for row in rows[1:])]
+    return "".join([f"| | {' | '.join(head)} |\n", *(f"| {' | '.join(line)} |\n" for line in lines)])
 
 
 def filled(readme: str, results: Path = ROOT / "launch" / "results") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -111,16 +112,18 @@ def bench_routing(folder: Path) -> None:
 def adapting(learnt: Learnt) -> None:
     """Minutes for a whole site, from the seconds of a few pictures: of one pass, of each further one, of none."""
     routing, images = Routing(), unlabelled(NUM_TIMED, size=PICTURE_SIZE)
-    num_passes = routing.adaptation.passes
+    plan = routing.adaptation
 
     def prepare(passes: int) -> None:
-        replace(routing, adaptation=replace(routing.adaptation, passes=passes)).prepare(learnt, images)
+        replace(routing, adaptation=replace(plan, passes=passes, max_steps=None)).prepare(learnt, images)
 
     took = alternating({f"{passes}": partial(prepare, passes) for passes in (0, 1, 2)})
     first, further = took["1"] - took["0"], took["2"] - took["1"]
-    seconds = took["0"] + (first + (num_passes - 1) * further) * NUM_PICTURES / NUM_TIMED
+    most = math.inf if plan.max_steps is None else plan.max_steps * AT_ONCE
+    num_again = min(plan.passes * NUM_PICTURES, most) - NUM_PICTURES
+    seconds = took["0"] + (first * NUM_PICTURES + further * num_again) / NUM_TIMED
     print(
-        f"routing: adapting to {NUM_PICTURES} pictures of {PICTURE_SIZE} px, {num_passes} passes: "
-        f"{seconds / 60:.1f} min (target 10), from {NUM_TIMED} pictures: {took['0']:.1f} s to route, {first:.1f} s for "
-        f"the first pass, {further:.1f} s for each further one"
+        f"routing: adapting to {NUM_PICTURES} pictures of {PICTURE_SIZE} px in at most {plan.passes} passes and "
+        f"{plan.max_steps} steps: {seconds / 60:.1f} min (target 10), from {NUM_TIMED} pictures: {took['0']:.1f} s to "
+        f"route, {first:.1f} s for the first pass, {further:.1f} s for each further one"
     )

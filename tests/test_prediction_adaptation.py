@@ -90,6 +90,30 @@ def test_seeds_are_addressed_by_pass_and_batch():
     assert seeds == again[:2]
 
 
+def test_it_stops_after_so_many_steps_also_within_a_pass():
+    """As many as there are in whole passes are these passes; more change nothing; held-back pictures have their say."""
+    images = unlabelled(8)
+    whole, cut, enough, early = (
+        adapted(adaptation, images)[1].head.weight
+        for adaptation in (
+            Adaptation(passes=2),
+            Adaptation(passes=5, max_steps=4),
+            Adaptation(passes=2, max_steps=9),
+            Adaptation(passes=2, max_steps=3),
+        )
+    )
+    assert torch.equal(whole, cut) and torch.equal(whole, enough) and not torch.equal(whole, early)
+    start = predicted(at_unseen_site().network, images).sigmoid().mean().item()
+    calls = []
+
+    def passing(model, images, seed):
+        calls.append(torch.is_grad_enabled())
+        return Twisted(start + 0.05)(model, images, seed)
+
+    adapted(Adaptation(passes=50, lr=0.01, held_back=0.3, max_steps=7), images, objective=passing)
+    assert sum(calls) == 7 and not calls[-1], "the last, cut pass is judged too"
+
+
 def test_batches_are_even_whole_and_shuffled_by_a_seed():
     images = unlabelled(9)
     assert [len(batch) for batch in batches(images, 8)] == [4, 5]
@@ -216,6 +240,7 @@ def test_what_cannot_be_done_is_refused():
         ({"protocol": "offline"}, "use one of transductive, online"),
         ({"passes": -1}, "whole number of at least 0"),
         ({"passes": 1.5}, "whole number of at least 0"),
+        ({"max_steps": 0}, "whole number of at least 1"),
         ({"batch_size": 0}, "whole number of at least 1"),
         ({"patience": 0}, "whole number of at least 1"),
         ({"lr": -1.0}, "use 0 or more"),
@@ -223,6 +248,7 @@ def test_what_cannot_be_done_is_refused():
         ({"predict": "before"}, "choices of protocol=online"),
         ({"protocol": "online", "held_back": 0.2}, "needs the whole set"),
         ({"protocol": "online", "batch_size": 2}, "those of prediction"),
+        ({"protocol": "online", "max_steps": 2}, "each batch has its passes"),
     ],
 )
 def test_wrong_arguments_are_refused(wrong, message):

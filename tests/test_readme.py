@@ -13,7 +13,7 @@ from PIL import Image
 
 from fedlit.federation import Federation
 from fedlit.weights import sha256
-from tests.conftest import discs, fedlit, make_federation, run_rounds, write_manifest
+from tests.conftest import discs, fedlit, make_federation, run_rounds, script, write_manifest
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -102,5 +102,32 @@ def test_what_it_links_to_is_there():
     root = Path(__file__).parents[1]
     for link in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (root / link).is_file(), link
-    for script in re.findall(r"bash (launch/[\w.]+)", README):
-        assert (root / script).is_file(), script
+    for file in re.findall(r"bash (launch/[\w.]+)", README):
+        assert (root / file).is_file(), file
+
+
+def test_its_result_tables_are_those_that_are_recorded():
+    tables = script("readme_tables")
+    assert tables.filled(README) == README, "python launch/readme_tables.py puts them there"
+
+
+def test_a_table_is_the_columns_that_are_asked_for(tmp_path):
+    tables = script("readme_tables")
+    head, rule = "| method | site\\_a | mean | MB |\n", "| :-- | --: | --: | --: |\n"
+    rows = "| FedAvg | 0.8 | **0.9** \\* | 7 |\n| local only |  |  |  |\n"
+    (tmp_path / "shelf.md").write_text(f"# T\n\n## Dice\n\n{head}{rule}{rows}\n## HD95 (px)\n\n{head}{rule}")
+    asked = "before\n<!-- table shelf, Dice: A=site_a, mean -->\nold\n<!-- end -->\nafter"
+    filled = tables.filled(asked, tmp_path)
+    assert filled.splitlines() == [
+        "before",
+        "<!-- table shelf, Dice: A=site_a, mean -->",
+        "| | A | mean |",
+        "| --- | --- | --- |",
+        "| FedAvg | 0.8 | **0.9** \\* |",
+        "| local only |  |  |",
+        "<!-- end -->",
+        "after",
+    ]
+    assert tables.filled(filled, tmp_path) == filled
+    with pytest.raises(ValueError, match="'seconds' is not in list"):
+        tables.filled(asked.replace("mean", "seconds"), tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,7 @@ class Adaptation:
         protocol: `transductive`: on all pictures of the site, in an order drawn anew for each pass, and then it
             predicts; the order in which they are given is irrelevant. `online`: each batch as it comes to be predicted.
         passes: over the pictures, or over each batch that comes; 0 adapts nothing.
+        max_steps: batches in all (transductive) after which it stops, also within a pass; None for all passes.
         lr: learning rate of Adam.
         batch_size: pictures at once while it adapts (transductive); None for that of prediction.
         predict: (online) a batch `before` or `after` it was adapted to.
@@ -38,6 +40,7 @@ class Adaptation:
 
     protocol: Literal["transductive", "online"] = "transductive"
     passes: int = 10
+    max_steps: int | None = None
     lr: float = 1e-3
     batch_size: int | None = None
     predict: Literal["before", "after"] = "after"
@@ -54,7 +57,7 @@ class Adaptation:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not allowed; use one of {', '.join(allowed)}")
-        least = {"passes": 0, "batch_size": 1, "patience": 1}
+        least = {"passes": 0, "max_steps": 1, "batch_size": 1, "patience": 1}
         for name, smallest in least.items():
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < smallest):
@@ -65,6 +68,8 @@ class Adaptation:
             raise ValueError(f"held_back={self.held_back!r} is not allowed; use a share of at least 0 and below 1")
         if self.protocol == "online" and self.held_back:
             raise ValueError("held_back needs the whole set of pictures; use protocol=transductive or held_back=0")
+        if self.protocol == "online" and self.max_steps is not None:
+            raise ValueError("max_steps: online, each batch has its passes; leave it null")
         if self.protocol == "online" and self.batch_size is not None:
             raise ValueError("batch_size: online, batches are those of prediction; leave it null")
         if self.protocol == "transductive" and (self.predict, self.state) != ("after", "carried"):
@@ -101,11 +106,14 @@ class Adaptation:
         cases, held_back = self._divide(learner, images)
         held = batches(images, size, cases=held_back)
         best, kept, since = math.inf, learner.first, 0
+        left = sys.maxsize if self.max_steps is None else self.max_steps
         for number in range(self.passes + 1):
             if number > 0:
-                for place, batch in enumerate(batches(images, size, cases=cases, seed=learner.seed(number, "order"))):
+                parts = batches(images, size, cases=cases, seed=learner.seed(number, "order"))[:left]
+                for place, batch in enumerate(parts):
                     learner.learn(images.images(batch), learner.seed(number, place))
                 learner.check(number)
+                left -= len(parts)
             if not held:
                 continue
             losses = [
@@ -115,7 +123,7 @@ class Adaptation:
             since += 1
             if math.fsum(losses) < best:
                 best, kept, since = math.fsum(losses), learner.values(), 0
-            if since == self.patience:
+            if since == self.patience or not left:
                 break
         if held:
             learner.put(kept)

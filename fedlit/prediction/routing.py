@@ -51,7 +51,7 @@ class Routing(Predictor):
     tune_norms: bool = False
     statistics: Literal["steadiest", "batch", "global"] = "steadiest"
     objective: Unsupervised = field(default_factory=lambda: Unsupervised(agreement=1.0, consistency=0.0))
-    adaptation: Adaptation = field(default_factory=lambda: Adaptation(lr=2e-3))
+    adaptation: Adaptation = field(default_factory=lambda: Adaptation(lr=2e-3, max_steps=64))
 
     is_final: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("unseen",)
