@@ -254,13 +254,14 @@ def test_batch_norm_that_sees_too_little_of_a_site_keeps_the_members_statistics(
         assert predicted(routing().prepare(learnt, images), images).isfinite().all()
 
 
-def test_what_the_members_say_of_a_picture_is_asked_once():
+@pytest.mark.parametrize(("teacher", "num_models"), [("global", 1), ("all", 4)])
+def test_what_the_teacher_says_of_a_picture_is_asked_once(teacher, num_models):
     asked = []
     network = make_network()
     network.register_forward_pre_hook(lambda module, images: asked.append(len(images[0]) * (module is network)))
-    chosen = Routing(adaptation=Adaptation(passes=3))
+    chosen = Routing(teacher=teacher, adaptation=Adaptation(passes=3))
     chosen.prepare(at_site(network), unlabelled(6))
-    assert sum(asked) == 6 * 4  # three members and the global model
+    assert sum(asked) == 6 * num_models
 
 
 def test_one_member_is_a_gate_over_one():
@@ -365,6 +366,7 @@ def test_entries_that_members_keep_are_their_mean_where_nobody_trained():
         (dict(anchor=-1.0), "anchor=-1.0 is not allowed"),
         (dict(gates="sigmoid"), "anchor=0.01 .* gates=difference; use 0"),
         (dict(statistics="own"), "statistics='own' is not allowed; use one of steadiest, batch, global"),
+        (dict(teacher="nobody"), "teacher='nobody' is not allowed; use one of global, all"),
         (dict(adaptation=Adaptation("online")), "needs the whole set of pictures; online, use batch or global"),
     ],
 )

@@ -71,7 +71,7 @@ def test_the_objective_is_the_sum_of_its_terms(num_classes):
 
     def value(**chosen):
         return Unsupervised(**{**dict.fromkeys(weights, 0.0), **chosen})(
-            steady, images, 5, num_classes, together=lambda pictures: 1 - steady(pictures)
+            steady, images, 5, num_classes, teacher=lambda pictures: 1 - steady(pictures)
         )
 
     parts = {name: value(**{name: 1.0}) for name in weights}
@@ -97,9 +97,9 @@ def test_in_another_tone_a_picture_stays_where_it_is():
 def test_agreement_is_with_what_the_members_say_of_the_picture_as_it_is():
     images = torch.rand(3, 1, 8, 8)
     agreement = Unsupervised(agreement=1, consistency=0, tones=Tones(gamma=1, contrast=0, brightness=0, noise=0))
-    assert agreement(steady, images, 0, 1, together=steady).item() == pytest.approx(0, abs=1e-12)
-    assert agreement(steady, images, 0, 1, together=lambda pictures: -steady(pictures)) > 0.1
-    assert Unsupervised(agreement=1, consistency=0)(steady, images, 0, 1, together=steady) > 1e-4
+    assert agreement(steady, images, 0, 1, teacher=steady).item() == pytest.approx(0, abs=1e-12)
+    assert agreement(steady, images, 0, 1, teacher=lambda pictures: -steady(pictures)) > 0.1
+    assert Unsupervised(agreement=1, consistency=0)(steady, images, 0, 1, teacher=steady) > 1e-4
 
 
 def test_a_batch_is_no_more_than_its_pictures_but_as_released():
@@ -114,7 +114,7 @@ def test_nothing_but_background_has_a_finite_gradient():
     logits = torch.full((2, 1, 32, 32), -200.0, requires_grad=True)
     for released in (False, True):
         Unsupervised(1, 1, 1, 1, as_released=released)(
-            lambda x: logits + 0 * x, torch.zeros(2, 1, 32, 32), 0, 1, together=lambda x: logits + 0 * x
+            lambda x: logits + 0 * x, torch.zeros(2, 1, 32, 32), 0, 1, teacher=lambda x: logits + 0 * x
         ).backward()
         assert logits.grad.isfinite().all()
 

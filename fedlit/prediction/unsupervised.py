@@ -146,11 +146,11 @@ class Unsupervised:
     IOP-FL's weights are 10, 0.1 and, in the released code, next to nothing for shape. On phantoms, sites left out in
     turn, entropy alone made the predictions of some sites worse, and beside consistency neither it nor shape brought
     anything. A network that is only asked to agree with itself has nothing that tells it who is right; asked to say of
-    the picture in another tone what the members together say of it as it is, it has.
+    the picture in another tone what a teacher says of it as it is, it has.
 
     Args:
-        agreement: weight of how far the prediction of the picture in another tone is from what the members' models and
-            the global one say together of the picture as it is.
+        agreement: weight of how far the prediction of the picture in another tone is from what a teacher, such as the
+            global model, says of the picture as it is.
         entropy: of how unsure the prediction is, averaged over pixels.
         consistency: of how far the prediction of a turned, mirrored, grainier view is from that of the picture, which
             is the target: no gradient goes through it.
@@ -177,12 +177,12 @@ class Unsupervised:
             raise ValueError("agreement, entropy, consistency and shape are all 0: nothing to adapt by; weigh one")
 
     def __call__(
-        self, model: Model, images: Tensor, seed: int, num_classes: int, *, together: Model | None = None
+        self, model: Model, images: Tensor, seed: int, num_classes: int, *, teacher: Model | None = None
     ) -> Tensor:
         """The objective on a batch [B, C, H, W]; tones and the view, one for the batch, are drawn from `seed`.
 
         Args:
-            together: what the members' models and the global one say together, for agreement.
+            teacher: whom to agree with; needed for agreement alone.
         """
         terms = []
         if self.entropy or self.shape or self.consistency:
@@ -199,9 +199,9 @@ class Unsupervised:
             others = logits_of_a_view(model, images, seed, self.noise)
             terms.append(self.consistency * inconsistency(others, target, num_classes))
         if self.agreement:
-            assert together is not None, "agreement with nobody: give what the members' models say together"
+            assert teacher is not None, "agreement with nobody: give a teacher"
             toned = model(self.tones.of(images, seed))
-            terms.append(self.agreement * inconsistency(toned, together(images).detach(), num_classes))
+            terms.append(self.agreement * inconsistency(toned, teacher(images).detach(), num_classes))
         return torch.stack(terms).sum()
 
     def _roughness(self, logits: Tensor, num_classes: int) -> Tensor:
