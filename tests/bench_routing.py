@@ -21,8 +21,8 @@ from fedlit.prediction.routed_network import route
 from tests.conftest import make_federation, make_site, make_world
 from tests.unseen_site import at_unseen_site, experts_of, unlabelled
 
-NUM_EXPERTS, BATCH, SIZE = 6, 16, 128
-"""Members, and the pictures of the batch that is predicted."""
+NUM_EXPERTS, BATCH, SIZES = 6, 16, (32, 64, 128)
+"""Members, and the pictures of the batches that are predicted: how many, and their sides."""
 NUM_PICTURES, NUM_TIMED, PICTURE_SIZE, AT_ONCE = 100, 16, 256, 8
 """Of the site that is adapted to, and of those that the time is taken of; AT_ONCE a step."""
 
@@ -95,17 +95,18 @@ def bench_routing(folder: Path) -> None:
         learnt = at_site(precision)
         network, layers = routed(learnt)
         mixture, plain = learnt.lend(network), learnt.lend(learnt.copy(learnt.server.weights))
-        images = torch.rand(BATCH, 1, SIZE, SIZE)
         loop = PictureByPicture(learnt, layers)
-        difference = (mixture(images) - loop(images)).abs().max()
-        ways = {"plain": plain, "routed": mixture, "loop": loop}
-        took = alternating({name: partial(way, images) for name, way in ways.items()})
-        plainly, looped = (took["routed"] / took[name] for name in ("plain", "loop"))
-        print(
-            f"routing: {BATCH} pictures of {SIZE} px, U-Net of 7.76 M, {NUM_EXPERTS} experts, {precision}: "
-            f"{took['routed']:.2f} s, {plainly:.2f} x the global model (target {NUM_EXPERTS}), {looped:.2f} x a loop "
-            f"over pictures (target 0.2), which differs by {difference:.0e}"
-        )
+        for size in SIZES:
+            images = torch.rand(BATCH, 1, size, size)
+            difference = (mixture(images) - loop(images)).abs().max()
+            ways = {"plain": plain, "routed": mixture, "loop": loop}
+            took = alternating({name: partial(way, images) for name, way in ways.items()})
+            plainly, looped = (took["routed"] / took[name] for name in ("plain", "loop"))
+            print(
+                f"routing: {BATCH} pictures of {size} px, U-Net of 7.76 M, {NUM_EXPERTS} experts, {precision}: "
+                f"{took['routed']:.2f} s, {plainly:.2f} x the global model (target {NUM_EXPERTS}), {looped:.2f} x a "
+                f"loop over pictures (target 0.2), which differs by {difference:.0e}"
+            )
     adapting(learnt)
 
 
