@@ -32,11 +32,12 @@ class Routing(Predictor):
     Gate networks, and where asked the affine parameters of normalising layers, adapt to the site's unlabelled pictures;
     the experts never change. None without a global model for the site.
 
-    The defaults were chosen on phantoms (`phantom_iopfl`, 64 px, U-Net 8), sites left out in turn: in 15 federations of
-    three seeds Dice moved from the global model's by -0.007 to +0.016, on average by +0.002; without an anchor by
+    The defaults were chosen on phantoms (`phantom_iopfl`), sites left out in turn: in 15 federations of three seeds (64
+    px, U-Net 8) Dice moved from the global model's by -0.007 to +0.016, on average by +0.002; without an anchor by
     -0.010 to +0.034 (+0.003), with `tune_norms` by -0.022 to +0.039 (+0.005); in ten of them with `teacher=all` by
-    -0.007 to +0.013 (+0.001), by TENT by -0.032 to +0.016 (-0.001). Views turned and mirrored, as published, made
-    predictions of real sites worse, by up to 0.05, which phantoms had not shown.
+    -0.007 to +0.013 (+0.001), by TENT by -0.032 to +0.016 (-0.001). Of two further ones at 128 px one lost 0.009 (0.020
+    with `teacher=all`) and one gained 0.017; half the grain of `Tones` halved both. Views turned and mirrored, as
+    published, made predictions of real sites worse, by up to 0.05, which phantoms had not shown.
 
     Args:
         gates: `difference`: W_global + sum_m g_m (W_m - W_global), g = tanh of a layer that starts at zero, so that it
