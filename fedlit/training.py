@@ -165,9 +165,8 @@ def fit(
                     backward(step, place, batch)
                 descend()
             if correct is not None or plan.gradient_clip is not None:
-                bench.fabric.strategy.precision.unscale_gradients(
-                    optimizer
-                )  # once a step: 16-mixed refuses a second time
+                # once a step: 16-mixed refuses a second time
+                bench.fabric.strategy.precision.unscale_gradients(optimizer)
             if correct is not None:
                 correct(client.network)
             if plan.gradient_clip is not None:

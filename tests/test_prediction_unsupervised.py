@@ -94,7 +94,7 @@ def test_in_another_tone_a_picture_stays_where_it_is():
         Tones(gamma=0.5)
 
 
-def test_agreement_is_with_what_the_members_say_of_the_picture_as_it_is():
+def test_agreement_is_with_what_the_teacher_says_of_the_picture_as_it_is():
     images = torch.rand(3, 1, 8, 8)
     agreement = Unsupervised(agreement=1, consistency=0, tones=Tones(gamma=1, contrast=0, brightness=0, noise=0))
     assert agreement(steady, images, 0, 1, teacher=steady).item() == pytest.approx(0, abs=1e-12)
