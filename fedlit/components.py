@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.errors import BadInput
 from fedlit.schema import SYNONYMS, SYNONYMS_OF, Problem, as_list, suggestion
-from fedlit.signatures import UNKNOWN, Parameters, as_declared, fits, parameters_of
+from fedlit.signatures import CHANGES, UNKNOWN, Parameters, as_declared, fits, parameters_of
 from fedlit.targets import PACKAGES, locate
 
 PLAIN = frozenset({"augment"})
@@ -112,7 +112,8 @@ def completed(found: Callable, name: str, value: Any) -> Any:
     declared = {each.name: each for each in fields(found)}.get(name)
     if declared is None:
         return value
-    default = declared.default if declared.default_factory is MISSING else declared.default_factory()
+    make = declared.metadata.get(CHANGES, declared.default_factory)
+    default = declared.default if make is MISSING else make()
     if not is_dataclass(default) or isinstance(default, type):
         return value
     kept = {each.name: getattr(default, each.name) for each in fields(default) if each.init}

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from fedlit.aggregation import ROOT
 from fedlit.aggregation.base import check_stretched
 from fedlit.algorithms import Algorithm, Sampling
-from fedlit.config import build
+from fedlit.config import bind, build
 from fedlit.data.site import Site
 from fedlit.errors import BadInput
 from fedlit.privacy import CaseLevel, CasePrivacy
@@ -43,9 +44,7 @@ def of_members(config: DictConfig, algorithm: Algorithm, participants: Sequence[
         yield from told(lambda: algorithm.aggregate.coefficients(cohort))
     settings = {str(key): value for key, value in config.items()}
     yield from (f"algorithm: {problem}" for problem in algorithm.problems(settings))
-    momentum = config.optimizer.get("momentum", 0)
-    if isinstance(momentum, int | float) and not 0 <= momentum < 1:
-        yield f"optimizer.momentum={momentum:g} is not allowed; use 0 or more, below 1"
+    yield from of_optimizer(config)
     num_members = None if participants is None else sum(site.name != ROOT for site in participants)
     before: list[Transform] = []
     for name, transform in transforms(config).items():
@@ -61,6 +60,18 @@ def of_members(config: DictConfig, algorithm: Algorithm, participants: Sequence[
         )
     for name, here in case_privacy(config, participants or ()).items():
         yield from (f"privacy: {name}: {problem}" for problem in here.unmet())
+
+
+def of_optimizer(config: DictConfig) -> Iterator[str]:
+    """What the optimizer refuses, and a momentum with which steps would grow without end."""
+    momentum = config.optimizer.get("momentum", 0)
+    if isinstance(momentum, int | float) and not 0 <= momentum < 1:
+        yield f"optimizer.momentum={momentum:g} is not allowed; use 0 or more, below 1"
+        return
+    try:
+        bind(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        yield f"optimizer: {config.optimizer._target_}: {error}"
 
 
 def of_network(config: DictConfig, algorithm: Algorithm, resident: Resident) -> Iterator[str]:

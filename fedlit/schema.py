@@ -112,7 +112,10 @@ KEYS = tuple(each.name for each in dataclasses.fields(Experiment))
 GROUPS = ("data", "network", "loss", "algorithm", "start", "privacy", "optimizer", "schedule", "metrics")
 """Keys that hold one node."""
 
-INNER_GROUPS = {"algorithm": {"aggregate": "aggregation", "inner": "algorithm"}, "aggregation": {"rule": "aggregation"}}
+INNER_GROUPS = {
+    "algorithm": {"aggregate": "aggregation", "inner": "algorithm"},
+    "aggregation": {"rule": "aggregation", "weigh": "aggregation"},
+}
 """Arguments of a group's nodes that hold one node, and the group of that one."""
 
 NAMED_GROUPS = ("prediction", "transform", "loggers")
@@ -130,16 +133,21 @@ ALIASES = {
     "lr": "learning_rate client_lr local_learning_rate",
     "batch_size": "local_batch_size",
     "algorithm.mu": "mu proximal_mu fedproxloss_mu",
-    "algorithm.pull": "ditto_lambda",
-    "algorithm.lr": "server_learning_rate server_lr",
+    "algorithm.pull": "ditto_lambda lambda",
+    "algorithm.lr": "server_learning_rate server_lr eta",
     "algorithm.momentum": "server_momentum",
     "algorithm.beta1": "beta_1",
     "algorithm.beta2": "beta_2",
-    "algorithm.q": "q_param",
+    "algorithm.tau": "tau",
+    "algorithm.alpha": "alpha_coef",
+    "algorithm.q": "q_param q",
     "algorithm.aggregate.num_malicious": "num_malicious_clients num_malicious_nodes",
     "algorithm.aggregate.num_chosen": "num_clients_to_keep num_nodes_to_select",
     "transform.differential_privacy.clip": "clipping_norm clipping_bound",
 }
+BUFFERS = {"global": "average", "drop": "local"}
+"""Other tools' values of `buffers`."""
+
 OURS = {alias: ours for ours, aliases in ALIASES.items() for alias in aliases.split()}
 
 SYNONYMS = (
@@ -156,8 +164,12 @@ SYNONYMS_OF = {
 }
 """Those that mean the same in one component alone."""
 
-CONVERSIONS = {"qffl_learning_rate": "algorithm=qfedavg has its reciprocal: lipschitz = 1 / qffl_learning_rate"}
-"""Other tools' names of what is another number here, and how to find that."""
+CONVERSIONS = {
+    "qffl_learning_rate": "algorithm=qfedavg has its reciprocal: lipschitz = 1 / qffl_learning_rate",
+    "exclude_vars": "keep_local has shell patterns of the entries that stay at their site, such as [*norm*]",
+    "partition_alpha": "sites are dealt before a run: fedlit partition --alpha",
+}
+"""Other tools' names of what is another value here, and how to find that."""
 
 
 class Problem(NamedTuple):

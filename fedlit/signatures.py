@@ -12,6 +12,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 UNKNOWN = object()
 """Stands for a value that is not known yet: left unset, unresolvable, or supplied when the component is built."""
 
+CHANGES = "changes"
+"""In the metadata of a dataclass field that is None until other fields are known: what a mapping changes fields of."""
+
 Parameters = Mapping[str, inspect.Parameter]
 
 
@@ -56,6 +59,9 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, Mapping) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in pairs)
     if isinstance(value, Mapping) and isinstance(origin, type) and origin is not Any:
         return issubclass(dict, origin)  # names no component
+    if isinstance(origin, type) and origin.__module__.split(".")[0] == "fedlit":
+        is_protocol = getattr(origin, "_is_protocol", False)  # which says nothing of a component
+        return not isinstance(value, str | int | float | list) if is_protocol else isinstance(value, origin)
     if origin not in (list, tuple, Sequence):
         return True
     if not isinstance(value, list | tuple):

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.errors import BadInput
-from fedlit.schema import EXCLUSIVE, GROUPS, INNER_GROUPS, NAMED_GROUPS, Problem, our_name
+from fedlit.schema import BUFFERS, EXCLUSIVE, GROUPS, INNER_GROUPS, NAMED_GROUPS, Problem, our_name
 
 COMMAND_LINE = "command line"
 
@@ -151,9 +151,9 @@ class Reading:
                 self.problems.append(Problem(ours + dot + rest, f"is given twice, once as {key}", layer.origin))
             if ours != first:
                 self.notices.append(f"{first} is called {ours} here")
-            if ours == "buffers" and value == "global":
-                value = "average"
-                self.notices.append("buffers=global is called buffers=average here")
+            if ours == "buffers" and value in BUFFERS:
+                self.notices.append(f"buffers={value} is called buffers={BUFFERS[value]} here")
+                value = BUFFERS[value]
             renamed[ours + dot + rest] = value
         return renamed
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedlit.__main__ import checked
-from fedlit.aggregation import ROOT, FLTrust, Median, UpdateGuard
+from fedlit.aggregation import ROOT, FLTrust, Median, NormClipping, UpdateGuard
 from fedlit.algorithms import FedAvg, Sampling
 from fedlit.errors import ClientFailed
 from fedlit.messages import size
@@ -54,6 +54,16 @@ def test_the_server_s_own_training_is_in_no_count_of_clients():
     failing.fleet.clients["a"].loss = failing.fleet.clients["b"].loss = lambda logits, target: logits.mean() * math.nan
     with pytest.raises(ClientFailed, match="client 'a' failed"):
         run_rounds(failing, server, 1, FedAvg(aggregate=FLTrust()))
+
+
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_norm_clipping_leaves_the_server_s_own_update_as_it_is(fleet, limit):
+    """FLTrust gives every update the server's length, here 5: clipping the clients changes nothing of it."""
+    updates = vectors(**QUIET, d=[3, 1], root_of_trust=[3, 4])
+    rules = FLTrust(), NormClipping(limit, rule=FLTrust())
+    plain, clipped = (play(fleet, rule, updates, start=ZERO).weights["w"] for rule in rules)
+    torch.testing.assert_close(clipped, plain, atol=1e-6, rtol=1e-6)
+    assert plain.norm() > 3
 
 
 @pytest.mark.parametrize("policy", ["drop", "clip", "fail"])

@@ -123,15 +123,20 @@ def test_steps_that_fednova_cannot_count_are_refused_before_the_run(config_file,
     assert fedlit("check", config_file, "algorithm=fednova", sgd, "optimizer.momentum=0.9") == 0
 
 
-def test_fednova_is_the_sum_of_the_paper(sites):
-    """Sites of 7, 5 and 4 pictures take 4, 3 and 2 steps of 2: w - (sum p a) sum p (w - w_k) / a."""
-    federation, server = make_federation(sites, batch_size=2)
+@pytest.mark.parametrize(("momentum", "lengths"), [(0.0, (4, 3, 2)), (0.5, (6.125, 4.25, 2.5))])
+def test_fednova_is_the_sum_of_the_paper(sites, momentum, lengths):
+    """Sites of 7, 5 and 4 pictures take 4, 3 and 2 steps of 2: w - (sum p a) sum p (w - w_k) / a.
+
+    With momentum .5 their gradients count 1.875, 1.75, 1.5 and 1 times, from the first to the last but one and so on.
+    """
+    options = {"batch_size": 2, "optimizer": lambda values: torch.optim.SGD(values, lr=0.05, momentum=momentum)}
+    federation, server = make_federation(sites, **options)
     found = run_rounds(federation, server, 1, FedNova()).weights["head.weight"]
     start, total = server.weights["head.weight"].double(), torch.zeros_like(found).double()
-    for site, steps in zip(sites, (4, 3, 2), strict=True):
-        local = run_rounds(*make_federation([site], batch_size=2), 1).weights["head.weight"]
-        total += len(site.train) / 16 * (start - local) / steps
-    wanted = start - (7 * 4 + 5 * 3 + 4 * 2) / 16 * total
+    for site, length in zip(sites, lengths, strict=True):
+        local = run_rounds(*make_federation([site], **options), 1).weights["head.weight"]
+        total += len(site.train) / 16 * (start - local) / length
+    wanted = start - sum(n * length for n, length in zip((7, 5, 4), lengths, strict=True)) / 16 * total
     torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=1e-6)
 
 
@@ -169,6 +174,11 @@ def test_what_stays_local_is_left_alone(algorithm, sites):
         (lambda: FedDyn(alpha=-1), "alpha=-1 is not allowed; use 0 or more"),
         (lambda: FedDC(alpha=-0.1), "alpha=-0.1 is not allowed"),
         (lambda: FedNova(aggregate=Mean()), "FedNova weighs updates by its own formula; leave it out"),
+        (
+            lambda: Scaffold(aggregate=Mean()),
+            "SCAFFOLD corrects the mean in which all clients count alike; use uniform",
+        ),
+        (lambda: FedDyn(aggregate=Mean("loss")), "FedDyn corrects the mean in which all clients count alike"),
     ],
 )
 def test_what_cannot_be_is_refused(make, named):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -74,6 +76,26 @@ def test_the_worst_off_gain_shares(sites):
     assert sorted(shares, key=shares.get) == sorted(losses, key=losses.get)
     mean = sum(losses.values()) / 3
     assert all(shares[name] == pytest.approx(1 / 3 + 0.1 * (losses[name] - mean)) for name in losses)
+
+
+def test_clients_count_by_their_shares(sites):
+    """w <- sum_k s_k w_k, whatever the numbers of their pictures."""
+    shares = {"a": 0.1, "b": 0.3, "c": 0.6}
+    federation, server = make_federation(sites)
+    found = run_rounds(federation, replace(server, scalars=shares), 1, AFL()).weights["head.weight"]
+    local = {site.name: run_rounds(*make_federation([site]), 1).weights["head.weight"].double() for site in sites}
+    wanted = sum(shares[name] * value for name, value in local.items())
+    torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=1e-6)
+
+
+def test_a_loss_counts_for_those_who_were_not_drawn(sites):
+    """Of three clients two take part: N / m is 3 / 2."""
+    federation, server = make_federation(sites, sampling=Sampling(clients_per_round=2))
+    (round,) = federation.run(AFL(lr=0.01), server, 1)
+    losses = {report.client: report.scalars["global_loss"] for report in round.aggregate.reports}
+    assert len(losses) == 2
+    wanted = nearest_shares({name: 1 / 3 + 0.01 * 3 / 2 * losses.get(name, 0.0) for name in "abc"}, 0.001)
+    assert round.server.scalars == pytest.approx(wanted)
 
 
 def test_a_loss_is_the_mean_over_pictures_and_changes_nothing():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from fedlit.algorithms import FedAvg, FedProx
+from fedlit.algorithms.fedprox import proximal
 from fedlit.weights import sha256, subtract
 from tests.conftest import make_federation, run_rounds
 
@@ -21,6 +23,16 @@ def test_the_stronger_the_pull_the_nearer_clients_stay(sites):
         return sum(value.square().sum() for value in subtract(after, server.weights).values())
 
     assert moved(0) > moved(1) > moved(100)
+
+
+def test_the_pull_is_half_of_mu_times_the_squared_distance():
+    network = torch.nn.Linear(2, 1)
+    pull = proximal({"weight": network.weight.detach().clone()}, strength=0.5)
+    assert pull(network) == 0
+    with torch.no_grad():
+        network.weight += torch.tensor([[3.0, 4.0]])
+        network.bias += 7.0  # is not shared
+    assert pull(network).item() == pytest.approx(0.5 / 2 * 25)
 
 
 def test_what_stays_local_is_not_pulled(sites):

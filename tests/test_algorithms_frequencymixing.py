@@ -99,6 +99,24 @@ def test_the_server_learns_every_sites_spectrum(sites, by):
     assert first.bytes_up - next(iter(plain.run(FedAvg(), start, 1))).bytes_up == 3 * extra
 
 
+def test_shares_are_drawn_from_nothing_to_the_strength_among_the_spectra_of_others(sites, monkeypatch):
+    seen = []
+
+    def watched(images, others, shares):
+        seen.append((others, shares))
+        return mixed(images, others, shares)
+
+    monkeypatch.setattr("fedlit.algorithms.frequencymixing.mixed", watched)
+    federation, server = make_federation(sites, epochs=4)
+    run_rounds(federation, server, 2, FrequencyMixing(strength=0.4))
+    shares = torch.cat([shares for _, shares in seen])
+    assert 0 <= shares.min() < 0.04 and 0.36 < shares.max() <= 0.4
+    known = torch.stack([mean_spectrum(federation.fleet.clients[name], 2) for name in "abc"])
+    met = torch.cat([others for others, _ in seen])
+    assert {int((known - each).abs().sum((1, 2, 3)).argmin()) for each in met} == {0, 1, 2}
+    assert len(met) == 4 * (7 + 5 + 4)
+
+
 def test_a_client_alone_has_nothing_to_mix_with():
     site = [make_site("a")]
     found = run_rounds(*make_federation(site), 2, FrequencyMixing())

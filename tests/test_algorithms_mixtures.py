@@ -78,6 +78,15 @@ def test_pfedme_that_is_not_pulled_and_follows_every_step_is_fedavg(sites):
     assert sha256(memories["a"]["personal"]) != sha256(memories["b"]["personal"])
 
 
+def test_the_server_of_pfedme_goes_a_part_of_the_way(sites):
+    """w + lr (mean - w), beta in the paper."""
+    whole, half = (trained(sites, PFedMe(lr=lr))[0].weights for lr in (1.0, 0.5))
+    start = make_federation(sites)[1].weights
+    for name, value in half.items():
+        torch.testing.assert_close(value, (start[name] + whole[name]) / 2, atol=1e-6, rtol=1e-6)
+        assert not torch.equal(start[name], whole[name])
+
+
 def test_the_stronger_the_pull_the_nearer_the_personal_model_to_the_local_one():
     def apart(pull):
         site = [make_site("a")]

@@ -32,6 +32,29 @@ def test_equal_views_cost_the_logarithm_of_two(sites):
     assert losses[1] - losses[0] == pytest.approx(3 * 0.6931, abs=1e-3)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_the_global_view_is_near_and_the_last_one_far(sites, temperature):
+    """-log(e^(s/t) / (e^(s/t) + e^(r/t))), at the start with s = 1 and r the cosine with the last model's view."""
+    federation, server = make_federation(sites[:1], epochs=None, steps=1, batch_size=7)
+    client = federation.fleet.clients["a"]
+    previous = {name: value + 0.3 * torch.randn_like(value) for name, value in server.weights.items()}
+    client.memory, moon = {"previous": previous}, MOON(mu=2.0, temperature=temperature)
+    plain, losses = (
+        each.local_update(client, each.broadcast(server))[0].scalars["loss"] for each in (MOON(mu=0), moon)
+    )
+    images, views = client.site.train.batch(range(7))["image"], []
+    handle = client.network.representation.register_forward_hook(lambda *found: views.append(found[2].mean((2, 3))))
+    with torch.no_grad():
+        for weights in server.weights, previous:
+            client.load(weights)
+            client.network(images)
+    handle.remove()
+    far = torch.cosine_similarity(*views)
+    assert far.max() < 0.999
+    wanted = 2.0 * torch.log1p(torch.exp((far - 1) / temperature)).mean().item()
+    assert losses - plain == pytest.approx(wanted, abs=1e-4)
+
+
 def test_other_views_leave_running_statistics_and_memory_alone(sites):
     federation, server = make_federation(sites, network=make_network(norm="batch"))
     server = run_rounds(federation, server, 1, MOON())

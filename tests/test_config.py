@@ -15,6 +15,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from fedlit.aggregation import Mean
 from fedlit.config import Loaded, build, check, differences, flatten, load, shipped
 from fedlit.errors import BadInput
 
@@ -204,6 +205,22 @@ def test_synonyms_of_a_components_arguments_are_understood(write):
     assert build(checked.require().algorithm) == Proximal(mu=0.3)
     both = problems(write(**whole()), "algorithm.proximal_mu=0.3", "algorithm.mu=1")
     assert both.keys() == {"algorithm.proximal_mu"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["buffers=drop"], "buffers=drop is called buffers=local here"),
+        (["algorithm=fedyogi", "tau=0.1"], "tau is called algorithm.tau here"),
+        (["algorithm=fedavgm", "eta=0.1"], "eta is called algorithm.lr here"),
+        (["algorithm=ditto", "lambda=0.1"], "lambda is called algorithm.pull here"),
+        (["algorithm=feddyn", "alpha_coef=0.1"], "alpha_coef is called algorithm.alpha here"),
+        (["algorithm=qfedavg", "q=1"], "q is called algorithm.q here"),
+    ],
+)
+def test_names_and_values_of_other_tools_are_understood(words, said):
+    loaded = load("quickstart", words)
+    assert loaded.notices == (said,) and not check(loaded).problems
 
 
 @pytest.mark.parametrize(
@@ -476,6 +493,25 @@ def test_what_they_do_not_have_is_refused(word, told):
     assert len(problems) == 1 and told in str(problems[0])
 
 
-def test_a_mapping_that_names_no_component_is_none():
-    (problem,) = check(load("quickstart", ["algorithm=iopfl", "algorithm.aggregate.by=uniform"])).problems
-    assert "expected" in str(problem) and "Aggregation" in str(problem)
+def test_the_weights_of_what_another_algorithm_learns_are_set_as_its_own():
+    config = check(load("quickstart", ["algorithm=iopfl", "algorithm.aggregate.by=uniform"])).require()
+    assert build(config.algorithm).inner.aggregate == Mean(by="uniform")
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["algorithm=fedbuff", "algorithm.clock=5"], "algorithm.clock"),
+        (["algorithm.aggregate=3"], "algorithm.aggregate"),
+        (["algorithm.aggregate=geometric_median", "algorithm.aggregate.weigh=krum"], "algorithm.aggregate.weigh"),
+        (["algorithm.aggregate={_target_: fedlit.losses.DiceBCE}"], "algorithm.aggregate"),
+    ],
+)
+def test_what_is_no_such_component_is_refused(words, key):
+    ((found, text),) = problems("quickstart", *words).items()
+    assert found == key and "expected fedlit." in text
+
+
+def test_a_rule_inside_a_rule_is_named_as_any():
+    words = ["algorithm.aggregate=geometric_median", "algorithm.aggregate.weigh=uniform"]
+    assert build(check(load("quickstart", words)).require().algorithm).aggregate.weigh == Mean(by="uniform")

@@ -26,6 +26,9 @@ WORDS = {
     "no root of trust": (("algorithm.aggregate=fltrust",), "name the site that has them by server_site=NAME"),
     "more than weights": (("algorithm=scaffold", "algorithm.aggregate=median"), "Median compares weights"),
     "no coefficient": (("algorithm.aggregate.by=reported",), "clients report a coefficient (FedNova, QFedAvg, AFL)"),
+    "a step uphill": (("optimizer.lr=-1",), "optimizer: torch.optim.Adam: Invalid learning rate: -1"),
+    "a decay that grows": (("optimizer.weight_decay=-0.1",), "Invalid weight_decay value: -0.1"),
+    "a moment that grows": (("optimizer.betas=[1.5, 0.9]",), "Invalid beta parameter at index 0: 1.5"),
     "a threshold above the members": (MASKED, "threshold=4 is more than the 3 clients of a round"),
     "a statistic that would be stretched": (
         ("algorithm.aggregate=fltrust", *SERVER_AND_BATCH),

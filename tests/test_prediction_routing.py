@@ -367,6 +367,7 @@ def test_entries_that_members_keep_are_their_mean_where_nobody_trained():
         (dict(gates="sigmoid"), "anchor=0.01 .* gates=difference; use 0"),
         (dict(statistics="own"), "statistics='own' is not allowed; use one of steadiest, batch, global"),
         (dict(teacher="nobody"), "teacher='nobody' is not allowed; use one of global, all"),
+        (dict(teacher="all", objective=Unsupervised(entropy=1.0)), "teacher=all teaches nothing"),
         (dict(adaptation=Adaptation("online")), "needs the whole set of pictures; online, use batch or global"),
     ],
 )

@@ -68,6 +68,14 @@ def test_no_member_moves_the_mean_by_more_than_twice_its_share(slots):
     assert 0 < float(moved.norm()) <= 2 * 0.5 / len(NAMES) * 1.0001
 
 
+def test_running_statistics_are_clipped_with_all_else(sites):
+    private = [DifferentialPrivacy(clip=0.01, noise_multiplier=0)]
+    federation, server = make_federation(sites, network=make_network(norm="batch"), transforms=private)
+    moved = subtract(run_rounds(federation, server, 1, UNIFORM).weights, server.weights)
+    statistics = {name: value for name, value in moved.items() if "running" in name}
+    assert float(vector(statistics).norm()) > 0 and float(vector(moved).norm()) <= 0.01 * 1.0001
+
+
 def test_a_client_that_fails_counts_as_one_without_changes():
     updates = rounds.drawn(NAMES) | {"c": {name: value * math.nan for name, value in rounds.START.items()}}
     aggregate = play(DifferentialPrivacy(clip=1e6, noise_multiplier=0), updates, on_client_error="drop")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedlit.aggregation.base import Chosen, Differences
+from fedlit.aggregation.base import ROOT, Chosen, Differences
 from fedlit.aggregation.screening import Screening
 
 
@@ -14,7 +14,8 @@ from fedlit.aggregation.screening import Screening
 class NormClipping(Screening):
     """Each update becomes w + min(1, limit / |w_k - w|) (w_k - w); then a further rule makes one of them.
 
-    Parameters and float buffers are moved together, between w and w_k, so that running variances stay positive.
+    Parameters and float buffers are moved together, between w and w_k, so that running variances stay positive. What
+    the server trains itself, see `FLTrust`, is no client's update: it is not clipped, nor among the round's norms.
 
     Args:
         limit: of the norm; None for the median of the round's norms.
@@ -29,7 +30,8 @@ class NormClipping(Screening):
 
     def choose(self, differences: Differences) -> Chosen:
         norms = differences.norms()
-        limit = norms.quantile(0.5) if self.limit is None else torch.tensor(self.limit, dtype=norms.dtype)
-        scales = torch.where(norms > limit, limit / norms, torch.ones_like(norms))
+        is_client = torch.tensor([name != ROOT for name in differences.names])
+        limit = norms[is_client].quantile(0.5) if self.limit is None else torch.tensor(self.limit, dtype=norms.dtype)
+        scales = torch.where(is_client & (norms > limit), limit / norms, torch.ones_like(norms))
         chosen = self.rule.choose(differences.scaled(scales))
         return replace(chosen, scales=chosen.scales * scales)

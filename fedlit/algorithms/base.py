@@ -133,6 +133,15 @@ def require(**holds: tuple[float, bool, str]) -> None:
             raise ValueError(f"{name}={value!r} is not allowed; use {allowed}")
 
 
+def require_uniform(aggregate: Aggregation, kind: str) -> None:
+    """Raises ValueError where a weighted mean is asked for: the method's state is that of one with equal weights."""
+    if isinstance(aggregate, Mean) and aggregate.by != "uniform":
+        raise ValueError(
+            f"aggregate={aggregate!r} is not allowed: {kind} corrects the mean in which all clients count alike; use "
+            "uniform"
+        )
+
+
 def require_own_weights(aggregate: Aggregation, kind: str) -> None:
     """Raises ValueError where another rule is asked to weigh the updates than the algorithm's own."""
     if aggregate != Mean(by="reported"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlit.aggregation import Aggregation, Mean
-from fedlit.algorithms.base import Algorithm, require, step
+from fedlit.algorithms.base import Algorithm, require, require_uniform, step
 from fedlit.client import Client
 from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
 from fedlit.weights import add, subtract, zeros_like
@@ -34,6 +34,7 @@ class FedDyn(Algorithm):
 
     def __post_init__(self) -> None:
         require(alpha=(self.alpha, self.alpha >= 0, "0 or more"))
+        require_uniform(self.aggregate, "FedDyn")
 
     def local_update(self, client: Client, broadcast: Broadcast) -> tuple[Update, Slots]:
         def bent(network: nn.Module) -> Tensor:

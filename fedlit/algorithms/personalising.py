@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fedlit.aggregation import Aggregation
+from fedlit.aggregation import Aggregation, Mean
 from fedlit.algorithms.base import Algorithm, Sampling
 from fedlit.algorithms.fedavg import FedAvg
 from fedlit.client import Client
@@ -17,6 +17,7 @@ from fedlit.data.site import Site
 from fedlit.errors import BadInput
 from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
 from fedlit.resident import Resident
+from fedlit.signatures import CHANGES
 from fedlit.training import LocalTraining
 from fedlit.training_state import OF_TRAINING
 from fedlit.weights import Weights
@@ -33,7 +34,7 @@ class Personalising(Algorithm):
         inner: any algorithm that learns a global model.
     """
 
-    aggregate: Aggregation = None  # type: ignore[assignment]  # until __post_init__
+    aggregate: Aggregation = field(default=None, metadata={CHANGES: Mean})  # type: ignore[assignment]  # in __post_init__
     inner: Algorithm = field(default_factory=FedAvg)
 
     def __post_init__(self) -> None:

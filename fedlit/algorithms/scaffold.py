@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from fedlit.aggregation import Aggregation, Mean
-from fedlit.algorithms.base import Algorithm, require, step_towards
+from fedlit.algorithms.base import Algorithm, require, require_uniform, step_towards
 from fedlit.client import Client
 from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
 from fedlit.weights import Weights, add, subtract, zeros_like
@@ -33,6 +33,7 @@ class Scaffold(Algorithm):
 
     def __post_init__(self) -> None:
         require(lr=(self.lr, self.lr > 0, "above 0"))
+        require_uniform(self.aggregate, "SCAFFOLD")
 
     def broadcast(self, server: Server) -> Broadcast:
         return Broadcast(server.round, server.weights, server.slots)

@@ -14,7 +14,8 @@ class AmplitudeNorm(nn.Module):
     """Gives all pictures the same low-frequency amplitudes: a running mean over those met in training. Phases stay.
 
     The mean is a float buffer: what a federation averages becomes that of all sites, and an unseen site is normalised
-    by it. As long as it is empty, pictures pass as they are. HarmoFL's weight perturbation is `algorithm=harmofl`.
+    by it. As long as it is empty, pictures pass as they are. HarmoFL's weight perturbation is `algorithm=harmofl`. In
+    its released code all amplitudes are made alike, which takes pictures of one size; here those that carry the tone.
 
     Args:
         channels: of a picture [B, C, H, W] in [0, 1].

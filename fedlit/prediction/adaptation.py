@@ -109,6 +109,8 @@ class Adaptation:
         left = sys.maxsize if self.max_steps is None else self.max_steps
         for number in range(self.passes + 1):
             if number > 0:
+                if not left:
+                    break
                 parts = batches(images, size, cases=cases, seed=learner.seed(number, "order"))[:left]
                 for place, batch in enumerate(parts):
                     learner.learn(images.images(batch), learner.seed(number, place))
@@ -123,7 +125,7 @@ class Adaptation:
             since += 1
             if math.fsum(losses) < best:
                 best, kept, since = math.fsum(losses), learner.values(), 0
-            if since == self.patience or not left:
+            if since == self.patience:
                 break
         if held:
             learner.put(kept)

@@ -73,6 +73,8 @@ class Routing(Predictor):
             raise ValueError(f"statistics={self.statistics!r} is not allowed; use one of {', '.join(STATISTICS)}")
         if self.teacher not in TEACHERS:
             raise ValueError(f"teacher={self.teacher!r} is not allowed; use one of {', '.join(TEACHERS)}")
+        if self.teacher == "all" and not self.objective.agreement:
+            raise ValueError("teacher=all teaches nothing without objective.agreement; set that above 0, or use global")
         if self.statistics == "steadiest" and self.adaptation.protocol == "online":
             raise ValueError("statistics=steadiest needs the whole set of pictures; online, use batch or global")
         if not 0 <= self.anchor < float("inf"):

@@ -70,9 +70,10 @@ class DifferentialPrivacy(Transform):
         yield from super().problems(algorithm, settings, before, num_members)
         rule = getattr(algorithm, "aggregate", Mean(by="uniform"))
         if rule != Mean(by="uniform"):
+            advice = "choose another algorithm" if rule == Mean(by="reported") else "set algorithm.aggregate=uniform"
             yield (
                 f"differential privacy needs the uniform mean of updates, and {type(algorithm).__name__} has {rule}; "
-                "set algorithm.aggregate=uniform, or choose an algorithm that can have it"
+                f"{advice}"
             )
         if settings["share_personal"] is True:
             yield "share_personal=true is not allowed: members would send models that are neither clipped nor noised"
