@@ -81,6 +81,8 @@ def of_network(config: DictConfig, algorithm: Algorithm, resident: Resident) -> 
         yield from told(lambda: check_stretched(algorithm.aggregate, shared_buffers(config, algorithm, resident)))
     if config.privacy is not None:
         yield from not_told_apart(resident)
+    for name, node in config.prediction.items():
+        yield from (f"prediction.{name}: {text}" for text in told(partial(build(node).check_network, resident)))
 
 
 def of_pictures(part: object, sizes: Iterable[tuple[int, int] | None]) -> Iterator[str]:

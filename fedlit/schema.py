@@ -167,6 +167,7 @@ SYNONYMS_OF = {
 CONVERSIONS = {
     "qffl_learning_rate": "algorithm=qfedavg has its reciprocal: lipschitz = 1 / qffl_learning_rate",
     "exclude_vars": "keep_local has shell patterns of the entries that stay at their site, such as [*norm*]",
+    "personalize": "personal models are an algorithm: algorithm=iopfl algorithm.inner=fedprox",
     "partition_alpha": "sites are dealt before a run: fedlit partition --alpha",
 }
 """Other tools' names of what is another value here, and how to find that."""

@@ -18,6 +18,10 @@ WORDS = {
     "nothing but a head": (("algorithm=lgfedavg", "algorithm.head=['*']"), "the head is to be a part of it"),
     "no statistics to keep": (("algorithm=silobn",), "has running statistics"),
     "a layer that is not there": (("algorithm=moon", "algorithm.layer=x"), "'x' is no layer of UNet"),
+    "no head to mix": (
+        ("algorithm=iopfl", "share_personal=true", "prediction=fedthe", "prediction.fedthe.head=[x]"),
+        "prediction.fedthe: FedTHE: head=['x'] matches none of the trained entries",
+    ),
     "a network of no kind": (("network.norm=x",), "norm='x' is not allowed; use one of group, batch, instance"),
     "too few for Krum": (("algorithm.aggregate=krum",), "needs 5 updates a round or more (2 num_malicious + 3)"),
     "too few for Bulyan": (("algorithm.aggregate=bulyan",), "needs 7 updates a round or more (4 num_malicious + 3)"),

@@ -1,26 +1,32 @@
 """Laws of routing: where it starts, what it never touches, whom it cannot tell apart; and what is refused."""
 
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
+from fedlit.config import build
 from fedlit.data.pictures import Pictures
 from fedlit.errors import BadInput
 from fedlit.messages import Server
 from fedlit.networks import SAM
-from fedlit.networks.tuning import Adapters
+from fedlit.networks.tuning import Adapters, DecoderOnly
 from fedlit.prediction import Adaptation, Global, Mixture, Routing, Unsupervised
-from fedlit.prediction.gates import FORMS
+from fedlit.prediction.features import feature_statistics
+from fedlit.prediction.gates import FORMS, Gate
 from fedlit.prediction.normalisation import settle, use_batch_statistics
+from fedlit.prediction.routed_layers import RoutedLayer
 from fedlit.prediction.steadiest import take_steadiest
 from fedlit.weights import sha256
 from tests.conftest import discs, make_network
 from tests.unseen_site import at_unseen_site, everything, exact, experts_of, predicted, state, unlabelled, volumes
 
+ROOT = Path(__file__).parents[1]
 FEW = Adaptation(passes=2, lr=0.01)
 AT_REST = Adaptation(passes=0)
 
@@ -188,23 +194,27 @@ def test_the_order_of_cases_is_irrelevant(norm):
     assert torch.equal(*found)
 
 
-class Untouchable(np.ndarray):
-    """Masks that fail when they are read."""
+class Unreadable:
+    """Stands where masks were, and holds none."""
 
     def __getitem__(self, _):
         raise AssertionError("a mask was read")
 
 
-def test_no_label_reaches_it(monkeypatch):
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "prediction").glob("*.yaml")), ids=lambda path: path.stem)
+def test_no_label_reaches_a_predictor(path, monkeypatch):
     pixels, masks = discs(4, seed=1)
     pictures = Pictures.from_arrays(pixels, masks, np.array([[0, 1]]))
-    monkeypatch.setattr(pictures._pack, "_code_stack", pictures._pack._code_stack.view(Untouchable))
+    monkeypatch.setattr(pictures._pack, "_code_stack", Unreadable())
     with pytest.raises(AssertionError, match="a mask was read"):
         pictures.batch([0])
-    images = pictures.unlabelled()
-    for protocol in ("transductive", "online"):
-        model = routing(replace(FEW, protocol=protocol)).prepare(at_site(), images)
-        assert predicted(model, images).isfinite().all()
+    images, network = pictures.unlabelled(), make_network("batch")
+    features = feature_statistics(network.eval(), network, [everything(images)])
+    told = {"slots": {"features": features}, "scalars": {"dice": 0.8}}
+    experts = {name: replace(expert, **told) for name, expert in experts_of(network).items()}
+    memory = {"personal": experts["a"].weights}
+    model = build(OmegaConf.load(path)).prepare(at_unseen_site(network, experts=experts, memory=memory), images)
+    assert predicted(model, images).isfinite().all()
     with pytest.raises(AssertionError, match="may only see images"):
         images.batch([0])
 
@@ -258,10 +268,96 @@ def test_batch_norm_that_sees_too_little_of_a_site_keeps_the_members_statistics(
 def test_what_the_teacher_says_of_a_picture_is_asked_once(teacher, num_models):
     asked = []
     network = make_network()
-    network.register_forward_pre_hook(lambda module, images: asked.append(len(images[0]) * (module is network)))
+
+    def count(module, images):
+        asked.append(0 if any(isinstance(each, RoutedLayer) for each in module.modules()) else len(images[0]))
+
+    network.register_forward_pre_hook(count)
     chosen = Routing(teacher=teacher, adaptation=Adaptation(passes=3))
     chosen.prepare(at_site(network), unlabelled(6))
     assert sum(asked) == 6 * num_models
+
+
+@dataclass(frozen=True)
+class Overheard(Unsupervised):
+    """What the network and its teacher say of each batch as it is, beside the objective."""
+
+    said: list = field(default_factory=list)
+
+    def __call__(self, model, images, seed, num_classes, *, teacher=None):
+        self.said.append((model(images).detach(), teacher(images).detach()))
+        return super().__call__(model, images, seed, num_classes, teacher=teacher)
+
+
+@pytest.mark.parametrize(
+    ("norm", "options"),
+    [
+        ("group", {}),
+        ("batch", {"statistics": "steadiest"}),
+        ("batch", {"statistics": "global"}),
+        ("batch", {"statistics": "batch"}),
+        ("batch", {"adaptation": replace(FEW, protocol="online", passes=1)}),
+        ("batch", {"tune_norms": True}),
+    ],
+)
+def test_at_its_start_the_network_says_what_its_teacher_does(norm, options):
+    """Of BatchNorm under the same statistics, or agreement would pull it to the model that it has left for a better."""
+    overheard = Overheard(agreement=1.0, consistency=0.0)
+    chosen = routing(**{"adaptation": replace(FEW, lr=0.0), "tune_norms": False, "objective": overheard, **options})
+    learnt, images = at_site(make_network(norm).double()), exact(unlabelled(seed=9))
+    predicted(chosen.prepare(learnt, images), images)
+    assert overheard.said
+    for own, taught in overheard.said:
+        torch.testing.assert_close(own, taught, atol=1e-6, rtol=1e-6)
+    if norm == "batch" and options.get("statistics") == "batch":
+        plain = predicted(Global().prepare(learnt, images), images)
+        assert (predicted(chosen.prepare(learnt, images), images) - plain).abs().max() > 1e-3
+
+
+def test_the_teacher_stays_what_it_was_while_norm_layers_adapt():
+    overheard = Overheard(agreement=1.0, consistency=0.0)
+    chosen = routing(Adaptation(passes=4, lr=0.05), objective=overheard)
+    chosen.prepare(at_site(), unlabelled(1))
+    (own, first), *_, (later, last) = overheard.said
+    assert torch.equal(first, last) and (later - own).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("predict", ["before", "after"])
+def test_gates_are_those_of_the_prediction(predict):
+    """Predicted before it adapts, the first batch is the global model's, and its gates say so."""
+    chosen = routing(replace(FEW, protocol="online", predict=predict))
+    model = chosen.prepare(at_site(), unlabelled(4))
+    predicted(model, unlabelled(4))
+    assert model.gates.shape == (4, len(model.layers), 3)
+    assert (model.gates.abs().max() > 0) == (predict == "after")
+
+
+@pytest.mark.parametrize("statistics", ["steadiest", "batch", "global"])
+def test_once_adapted_to_a_site_a_prediction_depends_on_its_picture_alone(statistics):
+    images = exact(unlabelled())
+    model = routing(statistics=statistics).prepare(at_site(make_network("batch").double()), images)
+    with torch.inference_mode():
+        together, alone = model(everything(images)), torch.cat([model(image[None]) for image in everything(images)])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("protocol", ["transductive", "online"])
+def test_a_cache_of_features_is_not_filled_with_views_that_never_come_again(tmp_path, monkeypatch, protocol):
+    monkeypatch.setenv("FEDLIT_CACHE", str(tmp_path))
+    network = SAM(1, 1, size="micro", tuning=DecoderOnly(), cache="fp32")
+    chosen = routing(replace(FEW, protocol=protocol), objective=Unsupervised(agreement=1.0))
+    predicted(chosen.prepare(at_site(network), unlabelled(3)), unlabelled(3))
+    assert len([*tmp_path.rglob("features/*/*.safetensors")]) == 3
+
+
+def test_a_gate_drops_features_out_while_it_learns():
+    gate = Gate(4, 3, FORMS["softmax"], seed=0)
+    nn.init.normal_(gate.outer.weight)
+    pooled = torch.ones(1, 4)
+    torch.manual_seed(0)
+    assert not torch.equal(gate(pooled), gate(pooled))
+    gate.eval()
+    assert torch.equal(gate(pooled), gate(pooled))
 
 
 def test_one_member_is_a_gate_over_one():

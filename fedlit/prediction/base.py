@@ -104,6 +104,9 @@ class Predictor(ABC):
     """What members must share once: `weights` of their personal models, `features` (statistics of their pictures),
     `scores` (the validation Dice of every member's model at all members)."""
 
+    def check_network(self, resident: Resident) -> None:  # noqa: B027 (most take any)
+        """Raises BadInput where it cannot predict with such a network."""
+
     @abstractmethod
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         """The model for a site; None where there is none, such as a personal one of a site that never trained.

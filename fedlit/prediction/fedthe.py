@@ -20,6 +20,7 @@ from fedlit.prediction.base import Learnt, Model, Predictor
 from fedlit.prediction.features import channel_axis, hooked, observed_layers
 from fedlit.prediction.members import members
 from fedlit.prediction.unsupervised import entropy
+from fedlit.resident import Resident
 from fedlit.weights import Weights, select
 
 
@@ -54,17 +55,20 @@ class FedTHE(Predictor):
         if not 0 <= self.lr < float("inf"):
             raise ValueError(f"FedTHE: lr={self.lr!r} is not allowed; use 0 or more")
 
-    def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
-        experts = members(learnt)
-        if learnt.shared is None:
-            return None
-        own = select(learnt.resident.parameters, self.head)
-        if not own:
-            some = ", ".join([*learnt.resident.parameters][-3:])
+    def check_network(self, resident: Resident) -> None:
+        if not select(resident.parameters, self.head):
+            some = ", ".join([*resident.parameters][-3:])
             raise BadInput(
                 f"FedTHE: head={list(self.head)} matches none of the trained entries, the last of which are {some}; "
                 "name those of the network's last layer"
             )
+
+    def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
+        experts = members(learnt)
+        if learnt.shared is None:
+            return None
+        self.check_network(learnt.resident)
+        own = select(learnt.resident.parameters, self.head)
         network = learnt.copy(learnt.shared)  # which loads what `own` holds
         heads = {"global": {name: value.detach().clone() for name, value in own.items()}}
         heads |= {expert.client: {name: expert.weights[name] for name in own} for expert in experts}

@@ -80,20 +80,33 @@ def _routed(
 class Routed:
     """A model whose layers are mixtures; see `Mixture`.
 
-    `gates` [B, layers, members] are those of the last call, 0 in a layer of which no picture came by.
+    `gates` [B, layers, members] are those of the last prediction, 0 in a layer of which no picture came by.
+
+    Args:
+        network: the one that is routed; predictions are what it says with no layer in training.
+
+    Attributes:
+        model: what is called, such as the network while it adapts; at first the network itself.
     """
 
-    def __init__(self, model: Model, routed: Mapping[str, RoutedLayer], members: Sequence[str]):
-        self.model, self.routed = model, routed
-        self.layers, self.members = tuple(routed), tuple(members)
+    def __init__(self, network: nn.Module, routed: Mapping[str, RoutedLayer], members: Sequence[str]):
+        self.model: Model = network
+        self.routed, self.layers, self.members = routed, tuple(routed), tuple(members)
         self.gates = torch.zeros(0, len(self.layers), len(self.members))
+        network.register_forward_pre_hook(self._forget)
+        network.register_forward_hook(self._keep)
 
     def __call__(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+    def _forget(self, network: nn.Module, arguments: Any) -> None:
         for layer in self.routed.values():
             layer.gates = None
-        logits = self.model(images)
-        self.gates = torch.stack([self._gates(layer, len(images)) for layer in self.routed.values()], dim=1)
-        return logits
+
+    def _keep(self, network: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if not any(layer.gate.training for layer in self.routed.values()):
+            count = len(arguments[0])
+            self.gates = torch.stack([self._gates(layer, count) for layer in self.routed.values()], dim=1)
 
     def _gates(self, layer: RoutedLayer, count: int) -> Tensor:
         if layer.gates is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedlit.data.pictures import Unlabelled
 from fedlit.errors import BadInput
@@ -16,7 +18,7 @@ from fedlit.prediction.features import norm_layers, uncached
 from fedlit.prediction.gates import FORMS
 from fedlit.prediction.learner import pictures_of
 from fedlit.prediction.members import members, predictions, remembered
-from fedlit.prediction.normalisation import use_batch_statistics
+from fedlit.prediction.normalisation import settle, use_batch_statistics
 from fedlit.prediction.routed_network import Routed, mean_square, route
 from fedlit.prediction.steadiest import take_steadiest
 from fedlit.prediction.unsupervised import Unsupervised
@@ -46,11 +48,11 @@ class Routing(Predictor):
         anchor: weight of the mean squared gate in the objective, which holds gates near zero (difference).
         tune_norms: adapt the affine parameters of normalising layers too.
         statistics: of BatchNorm: `steadiest`: between the members' and the site's, see `take_steadiest`; `batch`: each
-            batch's own, as published; `global`: the members'.
+            batch's own, as published, and of the whole site once it has adapted to that; `global`: the members'.
         objective: what the gates make small.
-        teacher: whom the prediction of the picture in another tone is to agree with: the `global` model, or `all`: the
-            members' models and the global one together. Where the members' ensemble is worse than the global model,
-            their word makes the routed network worse too.
+        teacher: whom the prediction of the picture in another tone is to agree with: the `global` model with the
+            `statistics` chosen here, or `all`: the members' models and the global one together, each with its own.
+            Where the members' ensemble is worse than the global model, their word makes the routed network worse too.
         adaptation: on what, how long.
     """
 
@@ -90,13 +92,14 @@ class Routing(Predictor):
         network = learnt.copy(learnt.shared)
         if self.statistics == "steadiest":
             take_steadiest(learnt, network, images, self.objective.noise)
-        if self.statistics == "batch":
-            use_batch_statistics(network)
+        by_batch = use_batch_statistics(network) if self.statistics == "batch" else {}
         trained = {name: value for name, value in network.named_parameters() if name in learnt.resident.parameters}
         if self.tune_norms:
             affine = {f"{layer}.{part}" for layer in norm_layers(network) for part in ("weight", "bias")}
             for name in affine & trained.keys():
                 trained[name].requires_grad_(True)
+        teacher = self._teacher(learnt, network, experts)
+        teacher = teacher if by_batch else remembered(teacher)
         layers = route(
             network,
             {id(value): name for name, value in trained.items()},
@@ -110,14 +113,22 @@ class Routing(Predictor):
                 "prediction=tent or prediction=global"
             )
 
-        shared = Expert("global", learnt.shared)
-        teacher = remembered(predictions(learnt, [shared] if self.teacher == "global" else [*experts, shared]))
-
         def objective(model: Model, batch: Tensor, seed: int) -> Tensor:
-            value = self.objective(model, batch, seed, learnt.num_classes, teacher=teacher)
+            with uncached(network):  # no view of a picture comes twice
+                value = self.objective(model, batch, seed, learnt.num_classes, teacher=teacher)
             return value + self.anchor * mean_square(layers) if self.anchor else value
 
-        with uncached(network):  # no view of a picture comes twice
-            model = self.adaptation.adapt(learnt, network, images, objective)
         names = [expert.client for expert in experts]
-        return Routed(model, layers, names if self.gates == "difference" else [*names, "global"])
+        routed = Routed(network, layers, names if self.gates == "difference" else [*names, "global"])
+        routed.model = self.adaptation.adapt(learnt, network, images, objective)
+        if by_batch and self.adaptation.protocol == "transductive":
+            settle(learnt, network, by_batch, images)
+        return routed
+
+    def _teacher(self, learnt: Learnt, network: nn.Module, experts: Sequence[Expert]) -> Model:
+        """What is said of pictures as they are; `network` is the global model as it begins to adapt."""
+        assert learnt.shared is not None
+        if self.teacher == "all":
+            return predictions(learnt, [*experts, Expert("global", learnt.shared)])
+        at_rest = {id(value): value for value in network.parameters() if not value.requires_grad}
+        return learnt.lend(deepcopy(network, at_rest).requires_grad_(False))

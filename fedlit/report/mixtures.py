@@ -53,9 +53,11 @@ def draw_mixture(gates: Gates, width: int) -> Figure | None:
     figure = Figure(figsize=(width / 72, height / 72))
     place = figure.add_axes((left / width, 8 / height, 1 - (left + 8) / width, STEP * len(rows) / height))
     largest = max(FAINT, *(abs(value) for _, values, _ in rows for value in values))
-    for number, (_, values, is_mean) in enumerate(rows):
+    digits = 2 if largest > FAINT else 3  # what is pale differs by thousandths
+    for row, (_, values, is_mean) in enumerate(rows):
         for column, value in enumerate(values):
-            _draw_cell(place, number, column, value, largest, is_mean, shows_number=width != NARROW)
+            number = None if width == NARROW else f"{value:.{digits}f}"
+            _draw_cell(place, row, column, value, largest, is_mean, number)
     place.set_xlim(-0.5, len(members) - 0.5)
     place.set_ylim(len(rows) - 0.5, -0.5)
     place.set_yticks(range(len(rows)), [short(name, limit) for name, _, _ in rows])
@@ -83,7 +85,7 @@ def _rows(
 
 
 def _draw_cell(
-    place: Axes, row: int, column: int, value: float, largest: float, is_mean: bool, *, shows_number: bool
+    place: Axes, row: int, column: int, value: float, largest: float, is_mean: bool, number: str | None
 ) -> None:
     from matplotlib.patches import Rectangle
 
@@ -99,6 +101,6 @@ def _draw_cell(
             linewidth=0,
         )
     )
-    if shows_number:
-        number = f"{value:.2f}".replace("-0.00", "0.00")
+    if number is not None:
+        number = number.lstrip("-") if not float(number) else number
         place.text(column, row, number, ha="center", va="center", fontsize=11, color=INK)
