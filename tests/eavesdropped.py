@@ -31,6 +31,11 @@ def plain(world):
     return play(make_fleet(NAMES[:2], world=world), Mean(by="uniform"), drawn(NAMES[:2])).weights
 
 
+def summed(world):
+    """Each process sends the sum over its clients."""
+    return play(make_fleet(NAMES, world=world), Mean(by="uniform"), drawn(NAMES)).weights
+
+
 def masked(world):
     fleet = make_fleet(NAMES, world=world, transforms=[SecureAggregation()])
     return play(fleet, Mean(), drawn(NAMES)).weights
@@ -62,7 +67,7 @@ def private_in_earnest(world):
     return private(world, secure_noise=True)
 
 
-SCENARIOS = (plain, masked, masked_without_one, masked_in_a_team, compressed, private)
+SCENARIOS = (plain, summed, masked, masked_without_one, masked_in_a_team, compressed, private)
 
 
 HEARD = {
@@ -73,6 +78,14 @@ HEARD = {
 }
 """What the functions of torch.distributed that we hear are given to send; all others that send must not be used."""
 
+RECEIVED = {
+    "all_gather_object": lambda values, value, **_: [pickle.dumps(each) for each in values],
+    "all_reduce": lambda values, *_, **__: [of(values)],
+    "broadcast": lambda values, *_, **__: [of(values)],
+    "batch_isend_irecv": lambda messages: [],  # still under way; the other process is heard to send it
+}
+"""What they have given back."""
+
 HARMLESS = ("get_", "is_", "init_", "new_", "destroy_", "set_")
 """How functions begin that send nothing of a round."""
 
@@ -82,7 +95,7 @@ class Unheard(Exception):
 
 
 def eavesdrop(heard: list[bytes]) -> None:
-    """Note what the functions of torch.distributed are given to send, and let those fail that we do not hear.
+    """Note what the functions of torch.distributed send and receive, and let those fail that we do not hear.
 
     They may call each other.
     """
@@ -97,9 +110,12 @@ def eavesdrop(heard: list[bytes]) -> None:
                 heard.extend(HEARD[name](*args, **kwargs))
             under_way.append(name)
             try:
-                return function(*args, **kwargs)
+                found = function(*args, **kwargs)
             finally:
                 under_way.pop()
+            if not under_way:
+                heard.extend(RECEIVED[name](*args, **kwargs))
+            return found
 
         return wrapped
 

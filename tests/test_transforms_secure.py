@@ -266,20 +266,29 @@ def test_noise_of_the_system_is_one_process_s_and_known_in_all(overheard):
 
 
 def pieces(updates):
-    """Every two neighbouring numbers of every update, of its changes, and of these in fixed point, in their bytes."""
-    start = flat(rounds.START)
-    for place, update in enumerate(updates.values(), start=1):
-        changes = flat(update) - start
-        fixed = (torch.round(c * changes / STEP).long() for c in (1, place))
-        for vector in (flat(update), place * flat(update), flat(update).float(), changes, changes.float(), *fixed):
-            yield from (vector[first : first + 2].numpy().tobytes() for first in range(0, len(vector) - 1, 2))
+    """Every two neighbouring numbers of what tells of fewer than all clients, in their bytes.
+
+    That is of every update and of the sum of any of them, as they are and times the number of pictures, of their
+    changes, and of these in fixed point.
+    """
+    start, values = flat(rounds.START), [flat(update) for update in updates.values()]
+    for count in range(1, len(values)):
+        for places in combinations(range(len(values)), count):
+            for weights in ([1] * len(values), range(1, len(values) + 1)):
+                whole = sum(weights[place] * values[place] for place in places)
+                changes = [weights[place] * (values[place] - start) for place in places]
+                fixed = sum(torch.round(change / STEP).long() for change in changes)
+                for vector in (whole, whole.float(), sum(changes), sum(changes).float(), fixed):
+                    yield from (vector[first : first + 2].numpy().tobytes() for first in range(0, len(vector) - 1, 2))
 
 
 @pytest.mark.parametrize(
-    ("scenario", "is_heard"), [("plain", True), ("masked", False), ("masked_without_one", False), ("private", False)]
+    ("scenario", "is_heard"),
+    [("plain", True), ("summed", True), ("masked", False), ("masked_without_one", False), ("private", False)],
 )
 def test_nothing_that_processes_send_each_other_is_a_piece_of_an_update(overheard, scenario, is_heard):
-    """Each of two processes has one client in `plain`: what it sends is that update, which shows that we hear it."""
+    """Each of two processes has one client in `plain`, and some in `summed`: what it sends is its client's update, or
+    the sum of several, which shows that we hear these."""
     heard = [
         message for place in (0, 1) for message in pickle.loads((overheard / f"{scenario}-{place}.heard").read_bytes())
     ]
