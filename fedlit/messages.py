@@ -63,9 +63,11 @@ class Update:
 
 @dataclass(frozen=True)
 class Expert:
-    """What a member shares once, after the kept round, where the experiment says so: its personal model.
+    """What a member shares once, after the kept round, where the experiment says so: the model of its own.
 
-    `slots["features"]` may hold statistics of its pictures; `scalars["dice"]` how its model does on validation cases.
+    `scalars["share"]` is how much of that is in the personal model that it predicts with, all where it is absent; the
+    rest of that is the global model. `scalars["dice"]` may tell how the personal model does on validation cases, and
+    `slots["features"]` hold statistics of its pictures.
     """
 
     client: str

@@ -18,6 +18,7 @@ from fedlit.metrics import Scoring
 from fedlit.prediction import Model, Predictor
 from fedlit.prediction.base import Learnt
 from fedlit.prediction.features import feature_statistics
+from fedlit.prediction.members import personal
 from fedlit.weights import Weights, load, save
 
 
@@ -28,7 +29,7 @@ class ModelOf(Predictor):
     member: str
 
     def prepare(self, learnt: Learnt, images: object) -> Model:
-        learnt.resident.load(learnt.experts[self.member].weights)
+        learnt.resident.load(personal(learnt, learnt.experts[self.member]).weights)
         return learnt.network
 
 
@@ -61,19 +62,28 @@ def share(
     return {name: replace(expert, scalars={**expert.scalars, "dice": dice[name]}) for name, expert in experts.items()}
 
 
-def personal_weights(server: Server, memory: Mapping[str, Weights], kept: Sequence[str]) -> Weights | None:
-    """A member's own model: its `personal` one, else the global one with the entries it keeps; None without either."""
+def own_model(
+    server: Server, memory: Mapping[str, Weights], kept: Sequence[str]
+) -> tuple[Weights, dict[str, float]] | None:
+    """A member's own model, and the share of it in its personal one where that mixes it with the global one.
+
+    That is the `average` of its local models, else its `personal` one, else the global one with the entries it keeps.
+    None without any.
+    """
+    if "average" in memory:
+        return memory["average"], {"share": memory["mixture"]["share"].item()}
     if "personal" in memory:
-        return memory["personal"]
-    return {**server.weights, **memory["kept"]} if kept and "kept" in memory else None
+        return memory["personal"], {}
+    return ({**server.weights, **memory["kept"]}, {}) if kept and "kept" in memory else None
 
 
 def _expert(federation: Federation, server: Server, needs: Collection[str], name: str) -> Expert | None:
-    weights = personal_weights(server, federation.fleet.memories.get(name, {}), federation.kept)
-    if weights is None:
+    own = own_model(server, federation.fleet.memories.get(name, {}), federation.kept)
+    if own is None:
         return None
+    weights, scalars = own
     if "features" not in needs:
-        return Expert(name, weights)
+        return Expert(name, weights, scalars=scalars)
     pictures = federation.fleet.clients[name].site.train.unlabelled()
     learnt = federation.learnt(server, name, num_classes=1)
     network = learnt.copy(server.weights)  # the same at all members, also where each keeps entries of its own
@@ -81,7 +91,7 @@ def _expert(federation: Federation, server: Server, needs: Collection[str], name
     batches = (pictures.images([index for case in group for index in case.indices]) for group in groups)
     device = federation.fleet.workbench.fabric.device
     features = feature_statistics(network, learnt.lend(network), (images.to(device) for images in batches))
-    return Expert(name, weights, {"features": features})
+    return Expert(name, weights, {"features": features}, scalars)
 
 
 def _dice(

@@ -9,10 +9,10 @@ from torch import nn
 from fedlit.errors import BadInput
 from fedlit.losses import probabilities
 from fedlit.messages import Expert
-from fedlit.prediction import BestMember, Ensemble, FedTHE, NearestMember, UniformAverage
+from fedlit.prediction import BestMember, Ensemble, FedTHE, Global, NearestMember, UniformAverage
 from fedlit.prediction.features import Moments, distance, feature_statistics, norm_layers
 from fedlit.prediction.fedthe import mixed
-from fedlit.prediction.members import mean_prediction, remembered
+from fedlit.prediction.members import mean_prediction, members, own_models, personal, remembered
 from fedlit.prediction.nearest_member import distances, site_statistics
 from tests.conftest import make_network
 from tests.unseen_site import at_unseen_site, everything, experts_of, predicted, state, unlabelled
@@ -348,3 +348,36 @@ def test_a_model_is_asked_once_for_every_picture_that_it_has_room_for():
     narrow = remembered(model, most_bytes=2 * images[0].nbytes)
     assert torch.equal(narrow(images), narrow(images)) and calls[2:] == [4, 4]
     assert torch.equal(narrow(images[:2]), 2 * images[:2]) and calls[2:] == [4, 4]
+
+
+def with_shares(share):
+    network = make_network()
+    experts = {name: replace(expert, scalars={"share": share}) for name, expert in experts_of(network).items()}
+    return at_unseen_site(network, experts=experts)
+
+
+def test_a_personal_model_is_its_members_own_mixed_with_the_global_one():
+    learnt = with_shares(0.25)
+    for expert, found in zip(learnt.experts.values(), members(learnt), strict=True):
+        for name, value in found.weights.items():
+            wanted = 0.75 * learnt.server.weights[name] + 0.25 * expert.weights[name]
+            torch.testing.assert_close(value, wanted, atol=1e-6, rtol=1e-6)
+    assert [expert.weights for expert in own_models(learnt)] == [expert.weights for expert in learnt.experts.values()]
+
+
+@pytest.mark.parametrize("kind", [Ensemble, UniformAverage], **named)
+def test_of_members_that_take_nothing_of_their_own_it_is_the_global_model(kind):
+    learnt, images = with_shares(0.0), unlabelled()
+    wanted = predicted(Global().prepare(learnt, images), images)
+    assert torch.allclose(predicted(kind().prepare(learnt, images), images), wanted, atol=1e-5)
+    whole = predicted(kind().prepare(with_shares(1.0), images), images)
+    assert (whole - wanted).abs().max() > 1e-2
+
+
+def test_what_is_kept_at_a_site_is_the_members_own_whatever_its_share():
+    learnt = with_shares(0.5)
+    without = {name: value for name, value in learnt.server.weights.items() if not name.startswith("head")}
+    expert = learnt.experts["a"]
+    found = personal(replace(learnt, server=replace(learnt.server, weights=without)), expert).weights
+    assert found.keys() == expert.weights.keys()
+    assert all(torch.equal(found[name], expert.weights[name]) == (name not in without) for name in found)

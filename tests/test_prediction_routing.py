@@ -194,6 +194,33 @@ def test_the_order_of_cases_is_irrelevant(norm):
     assert torch.equal(*found)
 
 
+SHIPPED = {path.stem: path for path in sorted((ROOT / "configs" / "prediction").glob("*.yaml"))}
+
+
+def shipped(name, images):
+    """The model of a predictor that ships, at a site with all that it may ask for."""
+    network = make_network("batch").to(everything(images).dtype)
+    features = feature_statistics(network.eval(), network, [everything(images)])
+    told = {"slots": {"features": features}, "scalars": {"dice": 0.8, "share": 0.5}}
+    experts = {name: replace(expert, **told) for name, expert in experts_of(network).items()}
+    memory = {"personal": experts["a"].weights}
+    learnt = at_unseen_site(network, experts=experts, memory=memory)
+    return build(OmegaConf.load(SHIPPED[name])).prepare(learnt, images)
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if not name.endswith("_online")])
+def test_where_the_whole_site_is_known_neither_order_nor_batches_matter(name):
+    images, found = exact(unlabelled(5)), []
+    for way in (1, -1):
+        images.cases = images.cases[::way]
+        model = shipped(name, images)
+        with torch.inference_mode():
+            found.append(torch.cat([model(part) for part in everything(images).split(2)[::way]][::way]))
+    found.append(predicted(model, images))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-6, rtol=1e-6)
+
+
 class Unreadable:
     """Stands where masks were, and holds none."""
 
@@ -201,20 +228,15 @@ class Unreadable:
         raise AssertionError("a mask was read")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "prediction").glob("*.yaml")), ids=lambda path: path.stem)
-def test_no_label_reaches_a_predictor(path, monkeypatch):
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_label_reaches_a_predictor(name, monkeypatch):
     pixels, masks = discs(4, seed=1)
     pictures = Pictures.from_arrays(pixels, masks, np.array([[0, 1]]))
     monkeypatch.setattr(pictures._pack, "_code_stack", Unreadable())
     with pytest.raises(AssertionError, match="a mask was read"):
         pictures.batch([0])
-    images, network = pictures.unlabelled(), make_network("batch")
-    features = feature_statistics(network.eval(), network, [everything(images)])
-    told = {"slots": {"features": features}, "scalars": {"dice": 0.8}}
-    experts = {name: replace(expert, **told) for name, expert in experts_of(network).items()}
-    memory = {"personal": experts["a"].weights}
-    model = build(OmegaConf.load(path)).prepare(at_unseen_site(network, experts=experts, memory=memory), images)
-    assert predicted(model, images).isfinite().all()
+    images = pictures.unlabelled()
+    assert predicted(shipped(name, images), images).isfinite().all()
     with pytest.raises(AssertionError, match="may only see images"):
         images.batch([0])
 

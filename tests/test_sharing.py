@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from fedlit.algorithms import FedAvg, Local
+from fedlit.algorithms import IOPFL, FedAvg, Local
 from fedlit.errors import BadInput
 from fedlit.messages import Expert
 from fedlit.metrics import Scoring
@@ -76,6 +76,16 @@ def test_what_is_shared_is_the_personal_models_and_nothing_else(trained):
         assert sha256(expert.weights) == sha256(federation.fleet.memories[name]["personal"])
         assert not expert.slots and not expert.scalars
     assert bytes_shared(experts, {"weights"}) == (sum(num_bytes(expert.weights) for expert in experts.values()), 0)
+
+
+def test_a_model_that_is_mixed_with_the_global_one_is_shared_before_that(sites):
+    """So that members who take little of their own tell nevertheless what they have learnt."""
+    federation, server = make_federation(sites)
+    server = run_rounds(federation, server, 2, IOPFL(mixing=(0.0, 0.5)))
+    for name, expert in share(federation, server, {"weights"}, **OPTIONS).items():
+        memory = federation.fleet.memories[name]
+        assert sha256(expert.weights) == sha256(memory["average"]) != sha256(memory["personal"])
+        assert expert.scalars == {"share": memory["mixture"]["share"].item()}
 
 
 def test_features_are_those_of_the_training_pictures_under_the_global_model(trained):

@@ -101,8 +101,8 @@ class Predictor(ABC):
     """Of the sites it is meant for."""
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """What members must share once: `weights` of their personal models, `features` (statistics of their pictures),
-    `scores` (the validation Dice of every member's model at all members)."""
+    """What members must share once: `weights` of their own models, `features` (statistics of their pictures), `scores`
+    (the validation Dice of every member's personal model at all members)."""
 
     def check_network(self, resident: Resident) -> None:  # noqa: B027 (most take any)
         """Raises BadInput where it cannot predict with such a network."""

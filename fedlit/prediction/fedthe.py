@@ -18,7 +18,7 @@ from fedlit.losses import probabilities
 from fedlit.messages import Expert
 from fedlit.prediction.base import Learnt, Model, Predictor
 from fedlit.prediction.features import channel_axis, hooked, observed_layers
-from fedlit.prediction.members import members
+from fedlit.prediction.members import own_models
 from fedlit.prediction.unsupervised import entropy
 from fedlit.resident import Resident
 from fedlit.weights import Weights, select
@@ -64,7 +64,7 @@ class FedTHE(Predictor):
             )
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
-        experts = members(learnt)
+        experts = own_models(learnt)
         if learnt.shared is None:
             return None
         self.check_network(learnt.resident)
@@ -151,7 +151,7 @@ class HeadMixture:
 
 def mixed(logits: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum [B, C, H, W] of logits [heads, B, C, H, W] with weights [heads, B]."""
-    return torch.einsum("mbchw,mb->bchw", logits, weights)
+    return torch.einsum("mbchw,mb->bchw", logits, weights.to(logits.dtype))
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""The members' personal models, as predictors for other sites find them."""
+"""The members' models, as predictors for other sites find them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +14,32 @@ from fedlit.errors import BadInput
 from fedlit.messages import Expert
 from fedlit.networks.feature_cache import content
 from fedlit.prediction.base import Learnt, Model
+from fedlit.weights import lerp
 
 
 def members(learnt: Learnt) -> list[Expert]:
-    """What the members share, in the order of their names.
+    """What the members share, in the order of their names, with the personal models that they predict with.
 
     Raises:
         BadInput: nothing, or a model of another network.
+    """
+    return [personal(learnt, expert) for expert in own_models(learnt)]
+
+
+def personal(learnt: Learnt, expert: Expert) -> Expert:
+    """A member with its personal model: its own and the newest global one, mixed by its share."""
+    share, of_all = expert.scalars.get("share", 1.0), learnt.server.weights
+    if share == 1.0:
+        return expert
+    shared = {name: value for name, value in expert.weights.items() if name in of_all}
+    mixed = lerp({name: of_all[name].to(value) for name, value in shared.items()}, shared, share)
+    return replace(expert, weights={**expert.weights, **mixed})
+
+
+def own_models(learnt: Learnt) -> list[Expert]:
+    """What the members share, in the order of their names: what each has learnt by itself, mixed with nothing.
+
+    Raises as `members` does.
     """
     if not learnt.experts:
         raise BadInput(

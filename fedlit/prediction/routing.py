@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -17,7 +16,7 @@ from fedlit.prediction.base import Learnt, Model, Predictor
 from fedlit.prediction.features import norm_layers, uncached
 from fedlit.prediction.gates import FORMS
 from fedlit.prediction.learner import pictures_of
-from fedlit.prediction.members import members, predictions, remembered
+from fedlit.prediction.members import members, own_models, predictions, remembered
 from fedlit.prediction.normalisation import settle, use_batch_statistics
 from fedlit.prediction.routed_network import Routed, mean_square, route
 from fedlit.prediction.steadiest import take_steadiest
@@ -62,7 +61,7 @@ class Routing(Predictor):
     statistics: Literal["steadiest", "batch", "global"] = "steadiest"
     objective: Unsupervised = field(default_factory=lambda: Unsupervised(agreement=1.0, consistency=0.0))
     teacher: Literal["global", "all"] = "global"
-    adaptation: Adaptation = field(default_factory=lambda: Adaptation(lr=2e-3, max_steps=64))
+    adaptation: Adaptation = field(default_factory=lambda: Adaptation(lr=5e-4, max_steps=64))
 
     is_final: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("unseen",)
@@ -85,7 +84,7 @@ class Routing(Predictor):
             raise ValueError(f"anchor={self.anchor!r} pulls gates to 0, the global model with gates=difference; use 0")
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
-        experts = members(learnt)
+        experts = own_models(learnt)
         if learnt.shared is None:
             return None
         images = pictures_of(learnt, images)
@@ -98,7 +97,7 @@ class Routing(Predictor):
             affine = {f"{layer}.{part}" for layer in norm_layers(network) for part in ("weight", "bias")}
             for name in affine & trained.keys():
                 trained[name].requires_grad_(True)
-        teacher = self._teacher(learnt, network, experts)
+        teacher = self._teacher(learnt, network)
         teacher = teacher if by_batch else remembered(teacher)
         layers = route(
             network,
@@ -125,10 +124,10 @@ class Routing(Predictor):
             settle(learnt, network, by_batch, images)
         return routed
 
-    def _teacher(self, learnt: Learnt, network: nn.Module, experts: Sequence[Expert]) -> Model:
+    def _teacher(self, learnt: Learnt, network: nn.Module) -> Model:
         """What is said of pictures as they are; `network` is the global model as it begins to adapt."""
         assert learnt.shared is not None
         if self.teacher == "all":
-            return predictions(learnt, [*experts, Expert("global", learnt.shared)])
+            return predictions(learnt, [*members(learnt), Expert("global", learnt.shared)])
         at_rest = {id(value): value for value in network.parameters() if not value.requires_grad}
         return learnt.lend(deepcopy(network, at_rest).requires_grad_(False))
