@@ -217,8 +217,8 @@ def test_where_the_whole_site_is_known_neither_order_nor_batches_matter(name):
         with torch.inference_mode():
             found.append(torch.cat([model(part) for part in everything(images).split(2)[::way]][::way]))
     found.append(predicted(model, images))
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], atol=1e-6, rtol=1e-6)
+    for other in found[1:]:  # gates are of float32
+        torch.testing.assert_close(other, found[0], atol=1e-5, rtol=1e-4)
 
 
 class Unreadable:

@@ -26,7 +26,8 @@ class IOPFL(Personalising):
     here, because a local model of a small site forgets what the federation knows (up to 0.1 Dice below the global model
     on chest X-rays). The personal model is (1 - s) * global + s * average, with the s of `mixing` that has the least
     loss on the site's validation cases, chosen anew in each round; `global` is the model that the round began with. And
-    the average is over several rounds, so that it lasts while a schedule lets local models become the global one.
+    the average is over several rounds, so that it lasts while a schedule lets local models become the global one. With
+    `share_personal` a member shares the average, and s.
 
     Args:
         alpha: share of the past in the average.

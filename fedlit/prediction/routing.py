@@ -31,14 +31,13 @@ class Routing(Predictor):
     """The global model of an unseen site, each convolution and linear layer mixed from the members' for each picture.
 
     Gate networks, and where asked the affine parameters of normalising layers, adapt to the site's unlabelled pictures;
-    the experts never change. None without a global model for the site.
+    the experts, which are the members' own models, never change. None without a global model for the site.
 
-    The defaults were chosen on phantoms (`phantom_iopfl`), sites left out in turn: in 15 federations of three seeds (64
-    px, U-Net 8) Dice moved from the global model's by -0.007 to +0.016, on average by +0.002; without an anchor by
-    -0.010 to +0.034 (+0.003), with `tune_norms` by -0.022 to +0.039 (+0.005); in ten of them with `teacher=all` by
-    -0.007 to +0.013 (+0.001), by TENT by -0.032 to +0.016 (-0.001). Of two further ones at 128 px one lost 0.009 (0.020
-    with `teacher=all`) and one gained 0.017; half the grain of `Tones` halved both. Views turned and mirrored, as
-    published, made predictions of real sites worse, by up to 0.05, which phantoms had not shown.
+    The defaults were chosen on phantoms (`phantom_iopfl`), sites left out in turn: in 18 federations of three seeds (64
+    px, U-Net 8) Dice moved from the global model's by -0.003 to +0.012, on average by +0.002; with steps of 5e-4 by
+    -0.007 to +0.023 (+0.003); in ten of them by TENT by -0.032 to +0.016 (-0.001). Of three further ones at 128 px one
+    lost 0.008, one stayed and one gained 0.019. Views turned and mirrored, as published, made predictions of real sites
+    worse, by up to 0.05, which phantoms had not shown.
 
     Args:
         gates: `difference`: W_global + sum_m g_m (W_m - W_global), g = tanh of a layer that starts at zero, so that it
@@ -61,7 +60,7 @@ class Routing(Predictor):
     statistics: Literal["steadiest", "batch", "global"] = "steadiest"
     objective: Unsupervised = field(default_factory=lambda: Unsupervised(agreement=1.0, consistency=0.0))
     teacher: Literal["global", "all"] = "global"
-    adaptation: Adaptation = field(default_factory=lambda: Adaptation(lr=5e-4, max_steps=64))
+    adaptation: Adaptation = field(default_factory=lambda: Adaptation(lr=3e-4, max_steps=64))
 
     is_final: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("unseen",)
