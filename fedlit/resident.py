@@ -78,6 +78,8 @@ def check_keep_local(entries: Iterable[str], patterns: Sequence[str]) -> None:
                 f"keep_local: {pattern!r} matches none of the network's {len(entries)} entries, such as {some}"
             )
     if patterns and len(select(entries, patterns)) == len(entries):
+        named = ", ".join(patterns[:3]) + f" and {len(patterns) - 3} more" * (len(patterns) > 3)
         raise BadInput(
-            f"keep_local={list(patterns)} keeps every entry local: nothing is left to share; use algorithm=local"
+            f"keep_local: {named}, with what the algorithm keeps, keeps every entry local: nothing is left to share; "
+            "use algorithm=local"
         )
