@@ -81,7 +81,9 @@ class Inspection:
         return _mapped(self._inside, value, key)
 
     def _type(self, value: Any, key: str, parameter: inspect.Parameter | None) -> None:
-        if parameter is not None and not fits(value, parameter.annotation):
+        if parameter is None or value is None is parameter.default:
+            return
+        if not fits(value, parameter.annotation):
             expected = inspect.formatannotation(parameter.annotation)
             hint = as_list(value) if isinstance(value, str) and fits([value], parameter.annotation) else ""
             self._add(key, f"expected {expected}, got {value!r} ({type(value).__name__}){hint}")

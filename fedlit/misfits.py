@@ -70,7 +70,7 @@ def of_optimizer(config: DictConfig) -> Iterator[str]:
         return
     try:
         bind(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         yield f"optimizer: {config.optimizer._target_}: {error}"
 
 

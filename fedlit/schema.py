@@ -65,7 +65,7 @@ class Experiment:
     unseen_sites: list[str] | None = None  # None: those the data have
     server_site: str | None = None
     unseen_roots: list[str] = field(default_factory=list)  # further folders with a manifest: all their sites are unseen
-    share_personal: bool = False  # members send their personal models once, after the kept round
+    share_personal: bool = False  # members send models of their own once, after the kept round
     # rounds
     num_rounds: int = at_least(1)
     clients_per_round: int | None = at_least(1, None)

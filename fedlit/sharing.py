@@ -1,4 +1,4 @@
-"""What members share once, after the kept round, with predictors that need it: their personal models."""
+"""What members share once, after the kept round, with predictors that need it: the models of their own."""
 
 from __future__ import annotations
 
@@ -67,11 +67,12 @@ def own_model(
 ) -> tuple[Weights, dict[str, float]] | None:
     """A member's own model, and the share of it in its personal one where that mixes it with the global one.
 
-    That is the `average` of its local models, else its `personal` one, else the global one with the entries it keeps.
-    None without any.
+    That is the `average` of its local models, with the entries that it keeps as its personal model has them; else its
+    `personal` one, else the global one with the entries it keeps. None without any.
     """
     if "average" in memory:
-        return memory["average"], {"share": memory["mixture"]["share"].item()}
+        kept_as_used = {name: value for name, value in memory["personal"].items() if name not in server.weights}
+        return {**memory["average"], **kept_as_used}, {"share": memory["mixture"]["share"].item()}
     if "personal" in memory:
         return memory["personal"], {}
     return ({**server.weights, **memory["kept"]}, {}) if kept and "kept" in memory else None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedlit.aggregation import Mean
+from fedlit.aggregation import GeometricMedian, Mean, NormClipping
 from fedlit.algorithms import FedAvg, FedDC, FedDyn, FedNova, Sampling, Scaffold
 from fedlit.algorithms.fednova import length_of_steps
 from fedlit.data.pictures import Pictures
@@ -176,8 +176,10 @@ def test_what_stays_local_is_left_alone(algorithm, sites):
         (lambda: FedNova(aggregate=Mean()), "FedNova weighs updates by its own formula; leave it out"),
         (
             lambda: Scaffold(aggregate=Mean()),
-            "SCAFFOLD corrects the mean in which all clients count alike; use uniform",
+            "SCAFFOLD corrects the mean in which all clients count alike; use by=uniform",
         ),
+        (lambda: FedDyn(aggregate=NormClipping()), "FedDyn corrects the mean in which all clients count alike"),
+        (lambda: FedDyn(aggregate=GeometricMedian()), "FedDyn corrects the mean in which all clients count alike"),
         (lambda: FedDyn(aggregate=Mean("loss")), "FedDyn corrects the mean in which all clients count alike"),
     ],
 )

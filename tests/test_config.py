@@ -494,8 +494,9 @@ def test_what_they_do_not_have_is_refused(word, told):
 
 
 def test_the_weights_of_what_another_algorithm_learns_are_set_as_its_own():
-    config = check(load("quickstart", ["algorithm=iopfl", "algorithm.aggregate.by=uniform"])).require()
-    assert build(config.algorithm).inner.aggregate == Mean(by="uniform")
+    for aggregate, wanted in (("aggregate.by=uniform", Mean(by="uniform")), ("aggregate=null", Mean())):
+        config = check(load("quickstart", ["algorithm=iopfl", f"algorithm.{aggregate}"])).require()
+        assert build(config.algorithm).inner.aggregate == wanted
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_the_shelf_is_compared_whole(data):
 
 @pytest.mark.parametrize("data", ["cxr_lungs", "retina_vessels", "phantom"])
 def test_every_predictor_for_unseen_sites_is_compared(data):
-    """One run serves all rows; other forms of routing and AdaBN, which needs BatchNorm, are not beside them."""
+    """One run serves all rows; softmax gates and AdaBN batch by batch, which needs BatchNorm, are not beside them."""
     study = read_study(f"unseen_{data}")
     assert len({method.words for method in study.methods}) == 1
     shipped = {path.stem for path in (CONFIGS / "prediction").glob("*.yaml")}

@@ -33,6 +33,7 @@ WORDS = {
     "a step uphill": (("optimizer.lr=-1",), "optimizer: torch.optim.Adam: Invalid learning rate: -1"),
     "a decay that grows": (("optimizer.weight_decay=-0.1",), "Invalid weight_decay value: -0.1"),
     "a moment that grows": (("optimizer.betas=[1.5, 0.9]",), "Invalid beta parameter at index 0: 1.5"),
+    "steps of two kinds": (("optimizer.fused=true", "optimizer.foreach=true"), "optimizer: torch.optim.Adam:"),
     "a threshold above the members": (MASKED, "threshold=4 is more than the 3 clients of a round"),
     "a statistic that would be stretched": (
         ("algorithm.aggregate=fltrust", *SERVER_AND_BATCH),

@@ -374,7 +374,7 @@ def test_of_members_that_take_nothing_of_their_own_it_is_the_global_model(kind):
     assert (whole - wanted).abs().max() > 1e-2
 
 
-def test_what_is_kept_at_a_site_is_the_members_own_whatever_its_share():
+def test_what_is_kept_at_a_member_is_mixed_with_nothing_elsewhere():
     learnt = with_shares(0.5)
     without = {name: value for name, value in learnt.server.weights.items() if not name.startswith("head")}
     expert = learnt.experts["a"]

@@ -1,5 +1,7 @@
 """Laws of routing: where it starts, what it never touches, whom it cannot tell apart; and what is refused."""
 
+import gc
+import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -286,8 +288,10 @@ def test_batch_norm_that_sees_too_little_of_a_site_keeps_the_members_statistics(
         assert predicted(routing().prepare(learnt, images), images).isfinite().all()
 
 
-@pytest.mark.parametrize(("teacher", "num_models"), [("global", 1), ("all", 4)])
-def test_what_the_teacher_says_of_a_picture_is_asked_once(teacher, num_models):
+@pytest.mark.parametrize(
+    ("teacher", "statistics", "num_models"), [("global", "steadiest", 1), ("all", "steadiest", 4), ("all", "batch", 4)]
+)
+def test_what_the_teacher_says_of_a_picture_is_asked_once(teacher, statistics, num_models):
     asked = []
     network = make_network()
 
@@ -295,7 +299,7 @@ def test_what_the_teacher_says_of_a_picture_is_asked_once(teacher, num_models):
         asked.append(0 if any(isinstance(each, RoutedLayer) for each in module.modules()) else len(images[0]))
 
     network.register_forward_pre_hook(count)
-    chosen = Routing(teacher=teacher, adaptation=Adaptation(passes=3))
+    chosen = Routing(teacher=teacher, statistics=statistics, adaptation=Adaptation(passes=3))
     chosen.prepare(at_site(network), unlabelled(6))
     assert sum(asked) == 6 * num_models
 
@@ -370,6 +374,18 @@ def test_a_cache_of_features_is_not_filled_with_views_that_never_come_again(tmp_
     chosen = routing(replace(FEW, protocol=protocol), objective=Unsupervised(agreement=1.0))
     predicted(chosen.prepare(at_site(network), unlabelled(3)), unlabelled(3))
     assert len([*tmp_path.rglob("features/*/*.safetensors")]) == 3
+
+
+def test_a_model_that_nobody_holds_is_freed_at_once():
+    """And with it the stacks of experts of all its layers: nothing waits for Python to look for garbage."""
+    model = routing(AT_REST).prepare(at_site(), unlabelled())
+    layer = weakref.ref(next(each for each in model.model.__self__.network.modules() if isinstance(each, RoutedLayer)))
+    gc.disable()
+    try:
+        del model
+        assert layer() is None
+    finally:
+        gc.enable()
 
 
 def test_a_gate_drops_features_out_while_it_learns():

@@ -88,6 +88,17 @@ def test_a_model_that_is_mixed_with_the_global_one_is_shared_before_that(sites):
         assert expert.scalars == {"share": memory["mixture"]["share"].item()}
 
 
+def test_what_a_member_keeps_is_shared_as_it_uses_it(sites):
+    """The global model lacks it, so that elsewhere it could be mixed with nothing."""
+    federation, server = make_federation(sites, keep_local=["*norm*"])
+    server = run_rounds(federation, server, 2, IOPFL(mixing=(0.25,)))
+    for name, expert in share(federation, server, {"weights"}, **OPTIONS).items():
+        used = federation.fleet.memories[name]["personal"]
+        kept = [entry for entry in expert.weights if "norm" in entry]
+        assert kept and all(torch.equal(expert.weights[entry], used[entry]) for entry in kept)
+        assert expert.weights.keys() == used.keys()
+
+
 def test_features_are_those_of_the_training_pictures_under_the_global_model(trained):
     federation, server = trained
     experts = share(federation, server, {"weights", "features"}, **OPTIONS)

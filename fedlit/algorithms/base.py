@@ -134,12 +134,15 @@ def require(**holds: tuple[float, bool, str]) -> None:
 
 
 def require_uniform(aggregate: Aggregation, kind: str) -> None:
-    """Raises ValueError where a weighted mean is asked for: the method's state is that of one with equal weights."""
-    if isinstance(aggregate, Mean) and aggregate.by != "uniform":
-        raise ValueError(
-            f"aggregate={aggregate!r} is not allowed: {kind} corrects the mean in which all clients count alike; use "
-            "uniform"
-        )
+    """Raises ValueError where a rule weighs clients, or one inside it: the method's state is that of equal weights."""
+    rule: Any = aggregate
+    while rule is not None:
+        if isinstance(rule, Mean) and rule.by != "uniform":
+            raise ValueError(
+                f"aggregate={aggregate!r} is not allowed: {kind} corrects the mean in which all clients count alike; "
+                "use by=uniform"
+            )
+        rule = getattr(rule, "rule", getattr(rule, "weigh", None))
 
 
 def require_own_weights(aggregate: Aggregation, kind: str) -> None:

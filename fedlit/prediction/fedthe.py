@@ -36,7 +36,7 @@ class FedTHE(Predictor):
     earlier pictures; here the heads of all members are mixed at an unseen site. A batch costs one forward pass a head.
 
     Args:
-        head: shell patterns of the entries that make the head, which is taken from the personal models.
+        head: shell patterns of the entries that make the head, which is taken from the members' own models.
         steps: of Adam, for each picture.
         lr: its learning rate.
     """

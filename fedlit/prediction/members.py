@@ -18,7 +18,7 @@ from fedlit.weights import lerp
 
 
 def members(learnt: Learnt) -> list[Expert]:
-    """What the members share, in the order of their names, with the personal models that they predict with.
+    """What the members share, in the order of their names, with their personal models.
 
     Raises:
         BadInput: nothing, or a model of another network.
@@ -27,7 +27,10 @@ def members(learnt: Learnt) -> list[Expert]:
 
 
 def personal(learnt: Learnt, expert: Expert) -> Expert:
-    """A member with its personal model: its own and the newest global one, mixed by its share."""
+    """A member with its personal model: its own and the newest global one, mixed by its share.
+
+    Entries that the global model lacks are kept at the member, and shared as it uses them.
+    """
     share, of_all = expert.scalars.get("share", 1.0), learnt.server.weights
     if share == 1.0:
         return expert

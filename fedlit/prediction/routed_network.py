@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,34 +83,49 @@ class Routed:
     `gates` [B, layers, members] are those of the last prediction, 0 in a layer of which no picture came by.
 
     Args:
-        network: the one that is routed; predictions are what it says with no layer in training.
-
-    Attributes:
-        model: what is called, such as the network while it adapts; at first the network itself.
+        network: the one that is routed; what it says with no layer in training is a prediction.
+        make: the model that is called, of that network while it adapts.
     """
 
-    def __init__(self, network: nn.Module, routed: Mapping[str, RoutedLayer], members: Sequence[str]):
-        self.model: Model = network
-        self.routed, self.layers, self.members = routed, tuple(routed), tuple(members)
-        self.gates = torch.zeros(0, len(self.layers), len(self.members))
-        network.register_forward_pre_hook(self._forget)
-        network.register_forward_hook(self._keep)
+    def __init__(
+        self,
+        network: nn.Module,
+        routed: Mapping[str, RoutedLayer],
+        members: Sequence[str],
+        make: Callable[[], Model],
+    ):
+        self.layers, self.members = tuple(routed), tuple(members)
+        self._noted = Noted([*routed.values()], len(members))
+        network.register_forward_pre_hook(self._noted.forget)
+        network.register_forward_hook(self._noted.keep)
+        self.model = make()
+
+    @property
+    def gates(self) -> Tensor:
+        return self._noted.gates
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.model(images)
 
-    def _forget(self, network: nn.Module, arguments: Any) -> None:
-        for layer in self.routed.values():
+
+class Noted:
+    """The gates of a network's last prediction. It knows the layers and not the network, whose hooks know it."""
+
+    def __init__(self, routed: Sequence[RoutedLayer], num_members: int):
+        self.routed, self.num_members = routed, num_members
+        self.gates = torch.zeros(0, len(routed), num_members)
+
+    def forget(self, network: nn.Module, arguments: Any) -> None:
+        for layer in self.routed:
             layer.gates = None
 
-    def _keep(self, network: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        if not any(layer.gate.training for layer in self.routed.values()):
-            count = len(arguments[0])
-            self.gates = torch.stack([self._gates(layer, count) for layer in self.routed.values()], dim=1)
+    def keep(self, network: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if not any(layer.gate.training for layer in self.routed):
+            self.gates = torch.stack([self._of(layer, len(arguments[0])) for layer in self.routed], dim=1)
 
-    def _gates(self, layer: RoutedLayer, count: int) -> Tensor:
+    def _of(self, layer: RoutedLayer, count: int) -> Tensor:
         if layer.gates is None:
-            return torch.zeros(count, len(self.members))
+            return torch.zeros(count, self.num_members)
         gates = layer.gates.detach().float().cpu()
         return gates if len(gates) == count else gates.mean(0).expand(count, -1)
 

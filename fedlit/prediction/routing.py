@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ class Routing(Predictor):
             for name in affine & trained.keys():
                 trained[name].requires_grad_(True)
         teacher = self._teacher(learnt, network)
-        teacher = teacher if by_batch else remembered(teacher)
+        teacher = teacher if by_batch and self.teacher == "global" else remembered(teacher)
         layers = route(
             network,
             {id(value): name for name, value in trained.items()},
@@ -117,8 +118,9 @@ class Routing(Predictor):
             return value + self.anchor * mean_square(layers) if self.anchor else value
 
         names = [expert.client for expert in experts]
-        routed = Routed(network, layers, names if self.gates == "difference" else [*names, "global"])
-        routed.model = self.adaptation.adapt(learnt, network, images, objective)
+        names = names if self.gates == "difference" else [*names, "global"]
+        adapted = partial(self.adaptation.adapt, learnt, network, images, objective)
+        routed = Routed(network, layers, names, adapted)
         if by_batch and self.adaptation.protocol == "transductive":
             settle(learnt, network, by_batch, images)
         return routed
