@@ -151,7 +151,7 @@ class Reading:
                 self.problems.append(Problem(ours + dot + rest, f"is given twice, once as {key}", layer.origin))
             if ours != first:
                 self.notices.append(f"{first} is called {ours} here")
-            if ours == "buffers" and value in BUFFERS:
+            if ours == "buffers" and isinstance(value, str) and value in BUFFERS:
                 self.notices.append(f"buffers={value} is called buffers={BUFFERS[value]} here")
                 value = BUFFERS[value]
             renamed[ours + dot + rest] = value
