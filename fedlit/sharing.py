@@ -62,29 +62,25 @@ def share(
     return {name: replace(expert, scalars={**expert.scalars, "dice": dice[name]}) for name, expert in experts.items()}
 
 
-def own_model(
-    server: Server, memory: Mapping[str, Weights], kept: Sequence[str]
-) -> tuple[Weights, dict[str, float]] | None:
-    """A member's own model, and the share of it in its personal one where that mixes it with the global one.
+def own_model(name: str, server: Server, memory: Mapping[str, Weights], kept: Sequence[str]) -> Expert | None:
+    """A member with its own model, and the share of it in its personal one where that mixes it with the global one.
 
     That is the `average` of its local models, with the entries that it keeps as its personal model has them; else its
     `personal` one, else the global one with the entries it keeps. None without any.
     """
     if "average" in memory:
-        kept_as_used = {name: value for name, value in memory["personal"].items() if name not in server.weights}
-        return {**memory["average"], **kept_as_used}, {"share": memory["mixture"]["share"].item()}
+        kept_as_used = {entry: value for entry, value in memory["personal"].items() if entry not in server.weights}
+        share = memory["mixture"]["share"].item()
+        return Expert(name, {**memory["average"], **kept_as_used}, scalars={"share": share})
     if "personal" in memory:
-        return memory["personal"], {}
-    return ({**server.weights, **memory["kept"]}, {}) if kept and "kept" in memory else None
+        return Expert(name, memory["personal"])
+    return Expert(name, {**server.weights, **memory["kept"]}) if kept and "kept" in memory else None
 
 
 def _expert(federation: Federation, server: Server, needs: Collection[str], name: str) -> Expert | None:
-    own = own_model(server, federation.fleet.memories.get(name, {}), federation.kept)
-    if own is None:
-        return None
-    weights, scalars = own
-    if "features" not in needs:
-        return Expert(name, weights, scalars=scalars)
+    expert = own_model(name, server, federation.fleet.memories.get(name, {}), federation.kept)
+    if expert is None or "features" not in needs:
+        return expert
     pictures = federation.fleet.clients[name].site.train.unlabelled()
     learnt = federation.learnt(server, name, num_classes=1)
     network = learnt.copy(server.weights)  # the same at all members, also where each keeps entries of its own
@@ -92,7 +88,7 @@ def _expert(federation: Federation, server: Server, needs: Collection[str], name
     batches = (pictures.images([index for case in group for index in case.indices]) for group in groups)
     device = federation.fleet.workbench.fabric.device
     features = feature_statistics(network, learnt.lend(network), (images.to(device) for images in batches))
-    return Expert(name, weights, {"features": features}, scalars)
+    return replace(expert, slots={"features": features})
 
 
 def _dice(

@@ -127,7 +127,7 @@ def test_steps_that_fednova_cannot_count_are_refused_before_the_run(config_file,
 def test_fednova_is_the_sum_of_the_paper(sites, momentum, lengths):
     """Sites of 7, 5 and 4 pictures take 4, 3 and 2 steps of 2: w - (sum p a) sum p (w - w_k) / a.
 
-    With momentum .5 their gradients count 1.875, 1.75, 1.5 and 1 times, from the first to the last but one and so on.
+    With momentum .5 the gradients of four steps count 1.875, 1.75, 1.5 and 1 times, of fewer the last of these.
     """
     options = {"batch_size": 2, "optimizer": lambda values: torch.optim.SGD(values, lr=0.05, momentum=momentum)}
     federation, server = make_federation(sites, **options)

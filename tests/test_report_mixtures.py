@@ -23,6 +23,10 @@ def rows(values, *, layers=("stem", "head")):
     ]
 
 
+def gates_of(values):
+    return mixture_models(SimpleNamespace(gates=rows(values)))["routing"]
+
+
 def texts(figure):
     (place,) = figure.axes
     numbers = [text.get_text() for text in place.texts]
@@ -30,9 +34,7 @@ def texts(figure):
 
 
 def test_a_case_is_drawn_by_the_mean_over_layers_and_a_site_by_that_over_cases():
-    gates = mixture_models(
-        SimpleNamespace(gates=rows({("u", "one"): {"b": 0.5, "a": -0.25}, ("u", "two"): {"b": 0.0, "a": -0.75}}))
-    )["routing"]
+    gates = gates_of({("u", "one"): {"b": 0.5, "a": -0.25}, ("u", "two"): {"b": 0.0, "a": -0.75}})
     assert gates["u"]["one"] == pytest.approx({"a": -0.25, "b": 0.5})
     names, numbers = texts(draw_mixture(gates, WIDE))
     assert names == ["u", "one", "two"] and numbers == ["-0.50", "0.25", "-0.25", "0.50", "-0.75", "0.00"]
@@ -41,13 +43,13 @@ def test_a_case_is_drawn_by_the_mean_over_layers_and_a_site_by_that_over_cases()
 
 def test_gates_near_nothing_are_told_apart_by_thousandths():
     values = {("u", "one"): {"a": 0.012, "b": -0.0001}, ("u", "two"): {"a": 0.018, "b": 0.0}}
-    _, numbers = texts(draw_mixture(mixture_models(SimpleNamespace(gates=rows(values)))["routing"], WIDE))
+    _, numbers = texts(draw_mixture(gates_of(values), WIDE))
     assert numbers == ["0.015", "0.000", "0.012", "0.000", "0.018", "0.000"]
 
 
 def test_of_many_cases_an_even_sample_is_drawn():
     values = {("u", f"c{place:02}"): {"a": place / 100} for place in range(40)}
-    names, numbers = texts(draw_mixture(mixture_models(SimpleNamespace(gates=rows(values)))["routing"], WIDE))
+    names, numbers = texts(draw_mixture(gates_of(values), WIDE))
     assert len(names) == 1 + MOST and (names[1], names[-1]) == ("c00", "c39") and numbers[0] == "0.20"
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,10 @@ class Differences:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def of_clients(self) -> Tensor:
+        """Which are of clients [K], bool: all but the server's own."""
+        return torch.tensor([name != ROOT for name in self.names])
 
     def norms(self) -> Tensor:
         """|w_k - w|, [K]."""
@@ -172,10 +176,17 @@ class Comparing(Aggregation):
     def choose(self, differences: Differences) -> Chosen: ...
 
 
+def nested(rule: Aggregation) -> Iterator[Aggregation]:
+    """A rule and those inside it, the outermost first."""
+    inner: Any = rule
+    while isinstance(inner, Aggregation):
+        yield inner
+        inner = getattr(inner, "rule", getattr(inner, "weigh", None))
+
+
 def check_stretched(rule: Aggregation, buffers: Sequence[str]) -> None:
     """Raises BadInput where there are float buffers among the entries whose changes a rule has stretched, or may."""
-    while isinstance(inner := getattr(rule, "rule", None), Aggregation):
-        rule = inner  # which is the one that stretches
+    *_, rule = nested(rule)  # the innermost is the one that stretches
     if buffers:
         raise BadInput(
             f"algorithm.aggregate: {type(rule).__name__} makes small updates larger, and a running statistic "

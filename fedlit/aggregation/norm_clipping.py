@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedlit.aggregation.base import ROOT, Chosen, Differences
+from fedlit.aggregation.base import Chosen, Differences
 from fedlit.aggregation.screening import Screening
 
 
@@ -29,8 +29,7 @@ class NormClipping(Screening):
             raise ValueError(f"limit={self.limit!r} is not allowed; use a number above 0, or null")
 
     def choose(self, differences: Differences) -> Chosen:
-        norms = differences.norms()
-        is_client = torch.tensor([name != ROOT for name in differences.names])
+        norms, is_client = differences.norms(), differences.of_clients()
         limit = norms[is_client].quantile(0.5) if self.limit is None else torch.tensor(self.limit, dtype=norms.dtype)
         scales = torch.where(is_client & (norms > limit), limit / norms, torch.ones_like(norms))
         chosen = self.rule.choose(differences.scaled(scales))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -60,7 +59,7 @@ class UpdateGuard(Screening):
 
     def choose(self, differences: Differences) -> Chosen:
         norms, count = differences.norms(), len(differences)
-        limit, broken, large = self.outliers(differences.names, norms)
+        limit, broken, large = self.outliers(differences, norms)
         if self.policy == "fail" and (reasons := {**broken, **large}):
             name = min(reasons)
             raise ClientFailed(f"client {name!r}: {reasons[name]}; UpdateGuard's policy is fail")
@@ -74,19 +73,19 @@ class UpdateGuard(Screening):
         clipped = {} if self.policy == "drop" else large
         return Chosen(coefficients, all_scales, {**dropped, **inner.dropped}, {**clipped, **inner.clipped})
 
-    def outliers(self, names: Sequence[str], norms: Tensor) -> tuple[float, dict[str, str], dict[str, str]]:
+    def outliers(self, differences: Differences, norms: Tensor) -> tuple[float, dict[str, str], dict[str, str]]:
         """The limit; the clients whose updates are not finite, and those whose norms are above it, and why.
 
         Raises:
             ClientFailed: no client's update is finite, or not that which all are compared with.
         """
-        finite = norms.isfinite()
+        names, finite = differences.names, norms.isfinite()
         if ROOT in names and not finite[names.index(ROOT)]:
             raise ClientFailed(
                 "the update of the server's own site holds NaN or Inf, and all others are compared with it; lower lr "
                 "or set gradient_clip"
             )
-        sound = finite & torch.tensor([name != ROOT for name in names])
+        sound = finite & differences.of_clients()
         if not sound.any():
             raise ClientFailed("no update of the round is finite; lower lr or set gradient_clip")
         limit, median = self.limit(norms[sound])

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from fedlit.aggregation import ROOT, Aggregation, Mean
+from fedlit.aggregation.base import nested
 from fedlit.client import Client
 from fedlit.data.site import Site
 from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
@@ -135,14 +136,11 @@ def require(**holds: tuple[float, bool, str]) -> None:
 
 def require_uniform(aggregate: Aggregation, kind: str) -> None:
     """Raises ValueError where a rule weighs clients, or one inside it: the method's state is that of equal weights."""
-    rule: Any = aggregate
-    while rule is not None:
-        if isinstance(rule, Mean) and rule.by != "uniform":
-            raise ValueError(
-                f"aggregate={aggregate!r} is not allowed: {kind} corrects the mean in which all clients count alike; "
-                "use by=uniform"
-            )
-        rule = getattr(rule, "rule", getattr(rule, "weigh", None))
+    if any(isinstance(rule, Mean) and rule.by != "uniform" for rule in nested(aggregate)):
+        raise ValueError(
+            f"aggregate={aggregate!r} is not allowed: {kind} corrects the mean in which all clients count alike; use "
+            "by=uniform"
+        )
 
 
 def require_own_weights(aggregate: Aggregation, kind: str) -> None:

@@ -108,9 +108,9 @@ class Adaptation:
         best, kept, since = math.inf, learner.first, 0
         left = sys.maxsize if self.max_steps is None else self.max_steps
         for number in range(self.passes + 1):
+            if not left:
+                break
             if number > 0:
-                if not left:
-                    break
                 parts = batches(images, size, cases=cases, seed=learner.seed(number, "order"))[:left]
                 for place, batch in enumerate(parts):
                     learner.learn(images.images(batch), learner.seed(number, place))

@@ -78,9 +78,13 @@ class Learnt:
         Frozen parameters, such as an image encoder's, are not copied but shared.
         """
         self.resident.load(weights)
-        frozen = [value for value in self.resident.network.parameters() if not value.requires_grad]
-        network = deepcopy(self.resident.network, {id(value): value for value in frozen})
-        return network.eval().requires_grad_(False)
+        return at_rest(self.resident.network)
+
+
+def at_rest(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, no parameter trainable. Parameters that are not trained are shared with it."""
+    frozen = {id(value): value for value in network.parameters() if not value.requires_grad}
+    return deepcopy(network, frozen).eval().requires_grad_(False)
 
 
 def mean_kept(experts: Mapping[str, Expert], kept: Sequence[str]) -> Weights:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,57 +77,54 @@ def _routed(
     return KINDS[type(layer)](layer, weights, biases, form=form, pictures=pictures, seed=seed)
 
 
-class Routed:
-    """A model whose layers are mixtures; see `Mixture`.
+class Noted:
+    """The gates of a routed network's last prediction: of the last time that it was called with no layer in training.
 
-    `gates` [B, layers, members] are those of the last prediction, 0 in a layer of which no picture came by.
-
-    Args:
-        network: the one that is routed; what it says with no layer in training is a prediction.
-        make: the model that is called, of that network while it adapts.
+    It knows the layers and not the network, whose hooks know it: a cycle would keep all experts from being freed.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        routed: Mapping[str, RoutedLayer],
-        members: Sequence[str],
-        make: Callable[[], Model],
-    ):
-        self.layers, self.members = tuple(routed), tuple(members)
-        self._noted = Noted([*routed.values()], len(members))
-        network.register_forward_pre_hook(self._noted.forget)
-        network.register_forward_hook(self._noted.keep)
-        self.model = make()
+    def __init__(self, network: nn.Module, routed: Mapping[str, RoutedLayer], num_members: int):
+        self.routed, self.num_members = routed, num_members
+        self.last: list[Tensor | None] = []
+        self.count = 0
+        network.register_forward_pre_hook(self._forget)
+        network.register_forward_hook(self._keep)
+
+    def _forget(self, network: nn.Module, arguments: Any) -> None:
+        for layer in self.routed.values():
+            layer.gates = None
+
+    def _keep(self, network: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if not any(layer.gate.training for layer in self.routed.values()):
+            self.last, self.count = [layer.gates for layer in self.routed.values()], len(arguments[0])
+
+    def gates(self) -> Tensor:
+        """[B, layers, members], 0 in a layer of which no picture came by."""
+        if not self.last:
+            return torch.zeros(0, len(self.routed), self.num_members)
+        return torch.stack([self._of_pictures(gates) for gates in self.last], dim=1)
+
+    def _of_pictures(self, gates: Tensor | None) -> Tensor:
+        if gates is None:
+            return torch.zeros(self.count, self.num_members)
+        gates = gates.detach().float().cpu()
+        return gates if len(gates) == self.count else gates.mean(0).expand(self.count, -1)
+
+
+class Routed:
+    """A model whose layers are mixtures, by the gates that are `noted`; see `Mixture`."""
+
+    def __init__(self, model: Model, noted: Noted, members: Sequence[str]):
+        self.model, self.noted = model, noted
+        self.layers, self.members = tuple(noted.routed), tuple(members)
 
     @property
     def gates(self) -> Tensor:
-        return self._noted.gates
+        """Of the last prediction [B, layers, members]."""
+        return self.noted.gates()
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.model(images)
-
-
-class Noted:
-    """The gates of a network's last prediction. It knows the layers and not the network, whose hooks know it."""
-
-    def __init__(self, routed: Sequence[RoutedLayer], num_members: int):
-        self.routed, self.num_members = routed, num_members
-        self.gates = torch.zeros(0, len(routed), num_members)
-
-    def forget(self, network: nn.Module, arguments: Any) -> None:
-        for layer in self.routed:
-            layer.gates = None
-
-    def keep(self, network: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        if not any(layer.gate.training for layer in self.routed):
-            self.gates = torch.stack([self._of(layer, len(arguments[0])) for layer in self.routed], dim=1)
-
-    def _of(self, layer: RoutedLayer, count: int) -> Tensor:
-        if layer.gates is None:
-            return torch.zeros(count, self.num_members)
-        gates = layer.gates.detach().float().cpu()
-        return gates if len(gates) == count else gates.mean(0).expand(count, -1)
 
 
 def mean_square(layers: Mapping[str, RoutedLayer]) -> Tensor:

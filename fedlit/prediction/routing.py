@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -13,13 +11,13 @@ from fedlit.data.pictures import Unlabelled
 from fedlit.errors import BadInput
 from fedlit.messages import Expert
 from fedlit.prediction.adaptation import Adaptation
-from fedlit.prediction.base import Learnt, Model, Predictor
+from fedlit.prediction.base import Learnt, Model, Predictor, at_rest
 from fedlit.prediction.features import norm_layers, uncached
 from fedlit.prediction.gates import FORMS
 from fedlit.prediction.learner import pictures_of
 from fedlit.prediction.members import members, own_models, predictions, remembered
 from fedlit.prediction.normalisation import settle, use_batch_statistics
-from fedlit.prediction.routed_network import Routed, mean_square, route
+from fedlit.prediction.routed_network import Noted, Routed, mean_square, route
 from fedlit.prediction.steadiest import take_steadiest
 from fedlit.prediction.unsupervised import Unsupervised
 
@@ -97,8 +95,7 @@ class Routing(Predictor):
             affine = {f"{layer}.{part}" for layer in norm_layers(network) for part in ("weight", "bias")}
             for name in affine & trained.keys():
                 trained[name].requires_grad_(True)
-        teacher = self._teacher(learnt, network)
-        teacher = teacher if by_batch and self.teacher == "global" else remembered(teacher)
+        teacher = self._teacher(learnt, network, depends_on_its_batch=bool(by_batch))
         layers = route(
             network,
             {id(value): name for name, value in trained.items()},
@@ -119,16 +116,18 @@ class Routing(Predictor):
 
         names = [expert.client for expert in experts]
         names = names if self.gates == "difference" else [*names, "global"]
-        adapted = partial(self.adaptation.adapt, learnt, network, images, objective)
-        routed = Routed(network, layers, names, adapted)
+        noted = Noted(network, layers, len(names))
+        model = self.adaptation.adapt(learnt, network, images, objective)
         if by_batch and self.adaptation.protocol == "transductive":
             settle(learnt, network, by_batch, images)
-        return routed
+        return Routed(model, noted, names)
 
-    def _teacher(self, learnt: Learnt, network: nn.Module) -> Model:
+    def _teacher(self, learnt: Learnt, network: nn.Module, *, depends_on_its_batch: bool) -> Model | None:
         """What is said of pictures as they are; `network` is the global model as it begins to adapt."""
-        assert learnt.shared is not None
+        if not self.objective.agreement:
+            return None
         if self.teacher == "all":
-            return predictions(learnt, [*members(learnt), Expert("global", learnt.shared)])
-        at_rest = {id(value): value for value in network.parameters() if not value.requires_grad}
-        return learnt.lend(deepcopy(network, at_rest).requires_grad_(False))
+            assert learnt.shared is not None
+            return remembered(predictions(learnt, [*members(learnt), Expert("global", learnt.shared)]))
+        model = learnt.lend(at_rest(network))
+        return model if depends_on_its_batch else remembered(model)

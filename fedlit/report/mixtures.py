@@ -56,7 +56,7 @@ def draw_mixture(gates: Gates, width: int) -> Figure | None:
     digits = 2 if largest > FAINT else 3  # what is pale differs by thousandths
     for row, (_, values, is_mean) in enumerate(rows):
         for column, value in enumerate(values):
-            number = None if width == NARROW else f"{value:.{digits}f}"
+            number = None if width == NARROW else f"{value:z.{digits}f}"
             _draw_cell(place, row, column, value, largest, is_mean, number)
     place.set_xlim(-0.5, len(members) - 0.5)
     place.set_ylim(len(rows) - 0.5, -0.5)
@@ -102,5 +102,4 @@ def _draw_cell(
         )
     )
     if number is not None:
-        number = number.lstrip("-") if not float(number) else number
         place.text(column, row, number, ha="center", va="center", fontsize=11, color=INK)
