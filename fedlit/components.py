@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.errors import BadInput
-from fedlit.schema import SYNONYMS, SYNONYMS_OF, Problem, as_list, suggestion
+from fedlit.names import SYNONYMS, SYNONYMS_OF, as_list, suggestion
+from fedlit.schema import Problem
 from fedlit.signatures import CHANGES, UNKNOWN, Parameters, as_declared, fits, parameters_of
 from fedlit.targets import PACKAGES, locate
 

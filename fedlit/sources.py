@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.errors import BadInput
-from fedlit.schema import BUFFERS, EXCLUSIVE, GROUPS, INNER_GROUPS, NAMED_GROUPS, Problem, our_name
+from fedlit.names import BUFFERS
+from fedlit.schema import EXCLUSIVE, GROUPS, INNER_GROUPS, NAMED_GROUPS, Problem, our_name
 
 COMMAND_LINE = "command line"
 

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from fedlit.errors import BadInput
-from fedlit.schema import suggestion
+from fedlit.names import suggestion
 
 PACKAGES = frozenset(
     {

@@ -12,7 +12,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fedlit"
 
 LAYERS = [
-    {"__init__", "errors", "seeding", "signatures", "units", "files", "storage", "fedfms_score", "iopfl_score"},
+    {
+        "__init__",
+        "errors",
+        "seeding",
+        "signatures",
+        "names",
+        "units",
+        "files",
+        "storage",
+        "fedfms_score",
+        "iopfl_score",
+    },
     {"weights", "metrics", "losses", "networks", "schema", "targets", "provenance", "hardware", "stopping"},
     {"significance", "resident"},
     {"sources", "components", "data", "record", "summary", "gallery", "download", "published_weights", "micro_sam"},

@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedlit.config import Checked, build, load
 from fedlit.errors import BadInput
-from fedlit.schema import our_name, suggestion
+from fedlit.names import suggestion
+from fedlit.schema import our_name
 from fedlit.studies.study import Method, Study, word_problems
 from fedlit.sweep import folder, members
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from fedlit.config import shipped
 from fedlit.errors import BadInput
-from fedlit.schema import our_name, suggestion
+from fedlit.names import suggestion
+from fedlit.schema import our_name
 from fedlit.sources import Layer, with_included, words
 
 COSTS = ("MB", "MB up", "times less", "seconds", "hours", "peak GB")
