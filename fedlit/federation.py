@@ -117,6 +117,8 @@ class Federation:
             of_its_roles = [name for name in names if self.sites[name].role in predictor.roles]
             if names and not of_its_roles:
                 self.fleet.watch.warn(f"{model} is for {' and '.join(predictor.roles)} sites, and there is none")
+            for remark in predictor.remarks(self.fleet.workbench.resident) if of_its_roles else ():
+                self.fleet.watch.warn(f"{model}: {remark}")
             score = partial(self._score_site, predictor, server, experts or {}, scoring, metrics, split)
             for site, (scores, gates) in self.fleet.each(score, of_its_roles).items():
                 if not scores:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from fedlit.config import build
 from fedlit.data.pictures import Pictures
 from fedlit.errors import BadInput
 from fedlit.messages import Server
-from fedlit.networks import SAM
+from fedlit.networks import SAM, UNet
 from fedlit.networks.tuning import Adapters, DecoderOnly
 from fedlit.prediction import Adaptation, Global, Mixture, Routing, Unsupervised
 from fedlit.prediction.features import feature_statistics
@@ -24,6 +25,7 @@ from fedlit.prediction.gates import FORMS, Gate
 from fedlit.prediction.normalisation import settle, use_batch_statistics
 from fedlit.prediction.routed_layers import RoutedLayer
 from fedlit.prediction.steadiest import take_steadiest
+from fedlit.resident import Resident
 from fedlit.weights import sha256
 from tests.conftest import discs, make_network
 from tests.unseen_site import at_unseen_site, everything, exact, experts_of, predicted, state, unlabelled, volumes
@@ -482,6 +484,21 @@ def test_without_pictures_or_anything_to_route_it_says_so():
 
     with pytest.raises(BadInput, match="nothing to route; use"):
         Routing().prepare(at_site(Scale()), unlabelled())
+
+
+def test_layers_that_stay_global_are_told_of():
+    class Widened(nn.Conv2d):
+        pass
+
+    body = [nn.Conv2d(1, 4, 3, padding=1), Widened(4, 4, 1), weight_norm(nn.Conv2d(4, 4, 1)), nn.Conv2d(4, 1, 1)]
+    [remark] = Routing().remarks(Resident(nn.Sequential(*body)))
+    assert remark.startswith(
+        "2 of 4 convolutions and linear layers stay those of the global model, such as 1, a Widened"
+    )
+    body[1].requires_grad_(False)
+    [remark] = Routing().remarks(Resident(nn.Sequential(*body)))
+    assert "1 of 3" in remark and "such as 2, a Parametrized" in remark
+    assert not [*Routing().remarks(Resident(UNet(base_channels=4)))]
 
 
 def test_entries_that_members_keep_are_their_mean_where_nobody_trained():

@@ -29,6 +29,9 @@ class FirstExpert(Predictor):
     needs = ("weights",)
     seen: list = dataclasses.field(default_factory=list)
 
+    def remarks(self, resident):
+        return ["it takes the first"]
+
     def prepare(self, learnt: Learnt, images):
         self.seen.append((learnt.site, sorted(learnt.experts)))
         learnt.resident.load(next(iter(learnt.experts.values())).weights)
@@ -161,13 +164,12 @@ def test_saved_and_loaded_they_are_the_same(trained, tmp_path):
 def test_a_predictor_is_scored_at_the_sites_it_is_meant_for(trained):
     federation, server = trained
     experts = share(federation, server, {"weights"}, **OPTIONS)
-    first = FirstExpert()
+    first, warned = FirstExpert(), []
+    federation.fleet.watch.warn = warned.append
     found = federation.score({"first": first}, server, metrics=["dice"], split="test", experts=experts, **OPTIONS)
     assert first.seen == [("u", ["a", "b", "c"])] and {row.site for row in found.cases} == {"u"}
-    warned = []
-    federation.fleet.watch.warn = warned.append
     federation.score({"first": first}, server, metrics=["dice"], split="test", names=["a"], experts=experts, **OPTIONS)
-    assert warned == ["first is for unseen sites, and there is none"]
+    assert warned == ["first: it takes the first", "first is for unseen sites, and there is none"]
 
 
 def test_the_gates_of_a_mixture_are_recorded_by_case_layer_and_member(trained, tmp_path):

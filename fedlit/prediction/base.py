@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
@@ -110,6 +110,10 @@ class Predictor(ABC):
 
     def check_network(self, resident: Resident) -> None:  # noqa: B027 (most take any)
         """Raises BadInput where it cannot predict with such a network."""
+
+    def remarks(self, resident: Resident) -> Iterable[str]:
+        """What one should know who predicts with such a network."""
+        return ()
 
     @abstractmethod
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:

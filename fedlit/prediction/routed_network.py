@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from fedlit.prediction.base import Model
 from fedlit.prediction.gates import Form
@@ -18,9 +19,7 @@ from fedlit.weights import Weights
 def route(
     network: nn.Module, entries: Mapping[int, str], experts: Sequence[Weights], *, form: Form, seed: Sequence[int | str]
 ) -> dict[str, RoutedLayer]:
-    """Replace the layers of a network whose kernels the experts hold; returns them by name.
-
-    Linear layers beside attention that wants the sequence first [L, B, C] stay global: their rows are no pictures.
+    """Replace the `routable` layers of a network by mixtures of the experts' kernels; returns them by name.
 
     Args:
         network: the global model; changed in place.
@@ -29,19 +28,42 @@ def route(
     """
     pictures = Pictures()
     routed: dict[str, RoutedLayer] = {}
-    names = {id(module): name for name, module in network.named_modules()}
-    apart = sequence_first(network)
+    names = routable(network, entries)
     for parent in [*network.modules()]:
         for place, child in [*parent._modules.items()]:
-            if child is None or type(child) not in KINDS or id(child.weight) not in entries or child in apart:
-                continue
-            name = names[id(child)]
-            if name not in routed:
-                routed[name] = _routed(child, entries, experts, form, pictures, address(*seed, name))
-            parent._modules[place] = routed[name]
+            if child is not None and child in names:
+                name = names[child]
+                if name not in routed:
+                    routed[name] = _routed(child, entries, experts, form, pictures, address(*seed, name))
+                parent._modules[place] = routed[name]
     network.register_forward_pre_hook(pictures)
     avoid_fast_path(network)
     return routed
+
+
+def routable(network: nn.Module, entries: Collection[int]) -> dict[nn.Module, str]:
+    """The names of the layers of known kinds whose kernel is among the entries, which are parameters by `id`.
+
+    Linear layers beside attention that wants the sequence first [L, B, C] are left out: their rows are no pictures.
+    """
+    apart = sequence_first(network)
+    return {
+        layer: name
+        for name, layer in network.named_modules()
+        if type(layer) in KINDS and id(layer.weight) in entries and layer not in apart
+    }
+
+
+def unknown_layers(network: nn.Module, entries: Collection[int]) -> dict[str, nn.Module]:
+    """By name, the convolutions and linear layers that hold such entries and are not `routable`."""
+    known = routable(network, entries)
+    return {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, (_ConvNd, nn.Linear))
+        and layer not in known
+        and any(id(value) in entries for value in layer.parameters())
+    }
 
 
 def sequence_first(network: nn.Module) -> set[nn.Module]:

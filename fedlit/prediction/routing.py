@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -17,9 +18,10 @@ from fedlit.prediction.gates import FORMS
 from fedlit.prediction.learner import pictures_of
 from fedlit.prediction.members import members, own_models, predictions, remembered
 from fedlit.prediction.normalisation import settle, use_batch_statistics
-from fedlit.prediction.routed_network import Noted, Routed, mean_square, route
+from fedlit.prediction.routed_network import Noted, Routed, mean_square, routable, route, unknown_layers
 from fedlit.prediction.steadiest import take_steadiest
 from fedlit.prediction.unsupervised import Unsupervised
+from fedlit.resident import Resident
 
 STATISTICS = ("steadiest", "batch", "global")
 TEACHERS = ("global", "all")
@@ -81,10 +83,28 @@ class Routing(Predictor):
         if self.anchor and self.gates != "difference":
             raise ValueError(f"anchor={self.anchor!r} pulls gates to 0, the global model with gates=difference; use 0")
 
+    def check_network(self, resident: Resident) -> None:
+        if not routable(resident.network, trained_in(resident)):
+            raise BadInput(
+                "the network trains no Conv2d, ConvTranspose2d or Linear: nothing to route; use prediction=tent or "
+                "prediction=global"
+            )
+
+    def remarks(self, resident: Resident) -> Iterator[str]:
+        entries = trained_in(resident)
+        if unknown := unknown_layers(resident.network, entries):
+            name, layer = next(iter(unknown.items()))
+            count = len(routable(resident.network, entries)) + len(unknown)
+            yield (
+                f"{len(unknown)} of {count} convolutions and linear layers stay those of the global model, such as "
+                f"{name}, a {type(layer).__name__}; Conv2d, ConvTranspose2d and Linear themselves are routed"
+            )
+
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         experts = own_models(learnt)
         if learnt.shared is None:
             return None
+        self.check_network(learnt.resident)
         images = pictures_of(learnt, images)
         network = learnt.copy(learnt.shared)
         if self.statistics == "steadiest":
@@ -103,11 +123,6 @@ class Routing(Predictor):
             form=FORMS[self.gates],
             seed=(learnt.seed, learnt.site, "gates"),
         )
-        if not layers:
-            raise BadInput(
-                f"{learnt.site}: the network trains no Conv2d, ConvTranspose2d or Linear: nothing to route; use "
-                "prediction=tent or prediction=global"
-            )
 
         def objective(model: Model, batch: Tensor, seed: int) -> Tensor:
             with uncached(network):  # no view of a picture comes twice
@@ -131,3 +146,8 @@ class Routing(Predictor):
             return remembered(predictions(learnt, [*members(learnt), Expert("global", learnt.shared)]))
         model = learnt.lend(at_rest(network))
         return model if depends_on_its_batch else remembered(model)
+
+
+def trained_in(resident: Resident) -> set[int]:
+    """The trained parameters of a network, by `id`."""
+    return {id(value) for value in resident.parameters.values()}
