@@ -28,6 +28,13 @@ LAYERS = {
     "linear": (nn.Linear(4, 6), (4,)),
     "linear on tokens": (nn.Linear(4, 6, bias=False), (3, 5, 4)),
 }
+WAYS = ("one by one", "together", "by sums")
+
+
+def take(way, monkeypatch):
+    """Of the ways in which a batch is convolved."""
+    monkeypatch.setattr(routed_layers, "PICTURE_BY_PICTURE", {"cpu"} - ({"cpu"} if way == "together" else set()))
+    monkeypatch.setattr(routed_layers, "SMALL", 10**9 if way == "by sums" else 0)
 
 
 def routed(layer, form, *, count=1, members=3, noise=0.3, open_gates=True):
@@ -63,11 +70,11 @@ def by_hand(layer, form, weights, biases, gates, x, **options):
     return torch.cat(found)
 
 
-@pytest.mark.parametrize("large", [0, 10**9], ids=["one by one", "together"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_batch_is_a_loop_over_its_pictures(name, form, large, monkeypatch):
-    monkeypatch.setattr(routed_layers, "LARGE", large)
+def test_a_batch_is_a_loop_over_its_pictures(name, form, way, monkeypatch):
+    take(way, monkeypatch)
     layer, shape = LAYERS[name]
     for count, rows in ((5, 5), (3, 6), (1, 1), (1, 4)):  # a picture may come as several rows, such as windows
         x = torch.randn(rows, *shape, generator=torch.Generator().manual_seed(rows)) * 2
@@ -83,8 +90,8 @@ def test_a_batch_is_a_loop_over_its_pictures(name, form, large, monkeypatch):
 def test_its_gradient_is_that_of_the_loop(name, monkeypatch):
     layer, shape = LAYERS[name]
     gradients = []
-    for large in (0, 10**9):
-        monkeypatch.setattr(routed_layers, "LARGE", large)
+    for way in WAYS:
+        take(way, monkeypatch)
         found, weights, biases = routed(layer, "difference", count=4)
         x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(4)).requires_grad_()
         (found(x) ** 2).mean().backward()
@@ -93,8 +100,8 @@ def test_its_gradient_is_that_of_the_loop(name, monkeypatch):
     gates = found.gates.detach().requires_grad_()
     y = x.detach()
     (by_hand_with_gradient(layer, weights, biases, gates, y) ** 2).mean().backward()
-    torch.testing.assert_close(*(each[0] for each in gradients), atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(*(each[1] for each in gradients), atol=1e-6, rtol=1e-4)
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], atol=1e-6, rtol=1e-4)
     hidden = found.gate.inner(found._pooled(y)).detach()
     of_outer = (gates.grad * (1 - gates.detach() ** 2)).T @ hidden / hidden.shape[1] ** 0.5
     torch.testing.assert_close(gradients[0][1], of_outer, atol=1e-6, rtol=1e-4)
@@ -113,9 +120,11 @@ def by_hand_with_gradient(layer, weights, biases, gates, x):
     return torch.cat(found)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", LAYERS)
-def test_closed_gates_are_the_global_layer(name):
+def test_closed_gates_are_the_global_layer(name, way, monkeypatch):
     """Bit for bit where there is one kernel for all, and so an ordinary call."""
+    take(way, monkeypatch)
     layer, shape = LAYERS[name]
     x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
     assert torch.equal(routed(layer, "difference", count=1, open_gates=False)[0](x), layer(x))
@@ -125,9 +134,11 @@ def test_closed_gates_are_the_global_layer(name):
     assert grouped.gate.outer.weight.grad.abs().max() > 0, "closed gates can open"
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("form", ["difference", "softmax"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_identical_experts_are_that_expert(name, form):
+def test_identical_experts_are_that_expert(name, form, way, monkeypatch):
+    take(way, monkeypatch)
     layer, shape = LAYERS[name]
     x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(routed(layer, form, count=4, noise=0)[0](x), layer(x), atol=1e-6, rtol=1e-6)
@@ -141,9 +152,9 @@ def test_identical_experts_are_that_expert(name, form):
         ("upconv_bias", nn.ConvTranspose2d(8, 4, 2, stride=2)),
     ],
 )
-@pytest.mark.parametrize("large", [0, 10**9], ids=["one by one", "together"])
-def test_sigmoid_gates_are_the_published_ones(name, layer, large, monkeypatch):
-    monkeypatch.setattr(routed_layers, "LARGE", large)
+@pytest.mark.parametrize("way", WAYS)
+def test_sigmoid_gates_are_the_published_ones(name, layer, way, monkeypatch):
+    take(way, monkeypatch)
     golden = load_file(GOLDEN / f"iopfl_routed_{name}.safetensors")
     *members, last = golden["expert.weight"]
     biases = None
@@ -210,10 +221,20 @@ def test_only_layers_that_experts_hold_are_replaced():
     assert type(network["attention"].out_proj) is nn.modules.linear.NonDynamicallyQuantizableLinear
 
 
-def test_bf16_autocast_takes_the_global_kernel_as_it_is():
-    for layer, shape in LAYERS.values():
-        x = torch.randn(2, *shape)
-        with torch.autocast("cpu", torch.bfloat16):
-            wanted, found = layer(x[:1]), routed(layer, "difference", open_gates=False)[0](x[:1])
-            both = routed(layer, "difference", count=2)[0](x)
-        assert torch.equal(found, wanted) and both.dtype == wanted.dtype == torch.bfloat16
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_bf16_autocast_takes_the_global_kernel_as_it_is_and_mixes_in_bf16(name, way, monkeypatch):
+    take(way, monkeypatch)
+    layer, shape = LAYERS[name]
+    x = torch.randn(2, *shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted, found = layer(x[:1]), routed(layer, "difference", open_gates=False)[0](x[:1])
+    assert torch.equal(found, wanted)
+    exact = routed(layer, "difference", count=2)[0](x)
+    mixture = routed(layer, "difference", count=2)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        both = mixture(x)
+    assert both.dtype == torch.bfloat16 == mixture.stack.dtype
+    torch.testing.assert_close(both.float(), exact, atol=0.05, rtol=0.05)
+    both.float().square().mean().backward()
+    assert mixture.gate.outer.weight.grad.isfinite().all() and mixture.gate.outer.weight.grad.abs().max() > 0

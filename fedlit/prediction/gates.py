@@ -59,12 +59,12 @@ class Gate(nn.Module):
 
 
 def stacked(of_global: Tensor, of_members: Sequence[Tensor], form: Form) -> Tensor:
-    """The experts as rows [E, elements]: differences from the global one, or the members' and the global one last."""
+    """The experts as rows [R, elements]: the global one and differences from it, or the members' and the global one."""
+    last = of_global.reshape(1, -1)
     rows = torch.stack([value.to(of_global).flatten() for value in of_members])
-    return rows - of_global.flatten() if form.from_global else torch.cat([rows, of_global.reshape(1, -1)])
+    return torch.cat([last, rows - last]) if form.from_global else torch.cat([rows, last])
 
 
-def mixed(gates: Tensor, of_global: Tensor, stack: Tensor, form: Form) -> Tensor:
-    """A row [B, elements] for each row of gates [B, E]."""
-    gates = gates.to(stack.dtype)
-    return torch.addmm(of_global.reshape(1, -1), gates, stack) if form.from_global else gates @ stack
+def shares(gates: Tensor, form: Form) -> Tensor:
+    """How much of each of the `stacked` rows [B, R] goes into a kernel, by gates [B, E]."""
+    return torch.cat([gates.new_ones(len(gates), 1), gates], 1) if form.from_global else gates

@@ -9,14 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedlit.prediction.gates import Form, Gate, mixed, stacked
+from fedlit.prediction.gates import Form, Gate, shares, stacked
 
-LARGE = 1 << 17
-"""Input elements a picture from which a CPU convolves picture by picture; else, and on a GPU, all are one grouped
-convolution. Forward and backward, 8 pictures, one thread, bf16 channels_last, ms picture by picture | grouped: 32
-channels of 256 px 576 | 939, 128 of 64 px 244 | 291, 512 of 16 px 641 | 634; 16 pictures, 16 of 128 px 73 | 70, 128 of
-16 px 46 | 39, 8 of 32 px 9 | 6. A weighted sum of the outputs of 6 experts and the global layer takes 2990, 1491, 970,
-546, 100 and 8."""
+PICTURE_BY_PICTURE = frozenset({"cpu"})
+"""Kinds of devices that use the kernels of a batch one after the other; elsewhere all are one grouped convolution, with
+which a CPU takes 1 to 10 times as long. 16 pictures, bf16, one thread of a Xeon with AMX, ms one by one | at once: 32
+channels of 128 px 38 | 224, 128 of 32 px 41 | 44, 512 of 8 px 116 | 139."""
+
+SMALL = 256
+"""Positions a picture times kernels that are mixed, up to which these devices take the sum of what comes of every
+expert; else they mix a kernel for each picture. 6 experts and the global kernel, 512 channels, else as above, by sums |
+by kernels: 2 px 15 | 237, 4 px 33 | 258, 8 px 143 | 264; in float32 8 px is slower by sums."""
+
+
+def kernel_dtype(kernel: Tensor) -> torch.dtype:
+    """In which kernels are mixed: bfloat16 where autocast rounds them to it; float16 would lose small differences."""
+    device = kernel.device.type
+    rounded = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    return torch.bfloat16 if rounded else kernel.dtype
 
 
 class Pictures:
@@ -50,6 +60,7 @@ class RoutedLayer(nn.Module):
     layer: Any
     num_channels: Callable[[Any], int]
     convolves = True
+    sums_outputs = False
 
     def __init__(
         self,
@@ -67,7 +78,7 @@ class RoutedLayer(nn.Module):
         self.register_buffer("stack", stacked(self.layer.weight, weights, form), persistent=False)
         routed_bias = None if biases is None else stacked(self.layer.bias, biases, form)
         self.register_buffer("bias_stack", routed_bias, persistent=False)
-        self.gate = Gate(type(self).num_channels(layer), len(self.stack), form, seed=seed)
+        self.gate = Gate(type(self).num_channels(layer), len(self.stack) - form.from_global, form, seed=seed)
         self.gates: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -85,10 +96,13 @@ class RoutedLayer(nn.Module):
         single = x.ndim == (3 if self.convolves else 1)
         rows = x[None] if single else x
         with torch.autocast(x.device.type, enabled=False):
-            gates = self.gate(self._pooled(rows))
-            kernels, biases = self._mixed(gates)
-        self.gates = gates
-        found = self._run(rows, kernels, biases, output_size)
+            self.gates = self.gate(self._pooled(rows))
+        of_rows = shares(self.gates, self.form)
+        self.stack = self.stack.to(kernel_dtype(self.layer.weight))  # rounded once, they stay so
+        if self._is_small(rows, len(of_rows)):
+            found = self._sum_of_outputs(rows, of_rows)
+        else:
+            found = self._run(rows, self._kernels(of_rows), self._biases(of_rows), output_size)
         return found[0] if single else found
 
     def _pooled(self, x: Tensor) -> Tensor:
@@ -101,13 +115,40 @@ class RoutedLayer(nn.Module):
         count = self.pictures.count
         return pooled.unflatten(0, (count, -1)).mean(1) if len(x) > count and len(x) % count == 0 else pooled
 
-    def _mixed(self, gates: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Kernels [B, *kernel] and biases [B, C_out]; a bias that is not routed is the layer's own."""
-        weight, bias = self.layer.weight, self.layer.bias
-        kernels = mixed(gates, weight, self.stack, self.form).unflatten(1, weight.shape)
+    def _kernels(self, of_rows: Tensor) -> Tensor:
+        """[B, *kernel], mixed in the precision in which they are used."""
+        with torch.autocast(of_rows.device.type, enabled=False):
+            return (of_rows.to(self.stack.dtype) @ self.stack).unflatten(1, self.layer.weight.shape)
+
+    def _biases(self, of_rows: Tensor) -> Tensor | None:
+        """[B, C_out]; a bias that is not routed is the layer's own."""
         if self.bias_stack is None:
-            return kernels, None if bias is None else bias.expand(len(gates), -1)
-        return kernels, mixed(gates, bias, self.bias_stack, self.form)
+            return None if self.layer.bias is None else self.layer.bias.expand(len(of_rows), -1)
+        with torch.autocast(of_rows.device.type, enabled=False):
+            return of_rows.to(self.bias_stack.dtype) @ self.bias_stack
+
+    def _is_small(self, x: Tensor, count: int) -> bool:
+        """Whether what comes of each expert, mixed, is faster than a mixture of kernels for each picture."""
+        if count == 1 or x.device.type not in PICTURE_BY_PICTURE or not self.sums_outputs:
+            return False
+        positions = x.numel() // (x.shape[1 if self.convolves else -1] * count)
+        return positions * len(self.stack) <= SMALL
+
+    def _sum_of_outputs(self, x: Tensor, of_rows: Tensor) -> Tensor:
+        """Of all experts at once: one product of matrices, whose columns are what a kernel sees at a position."""
+        columns = self._columns(x).flatten(0, -2)  # [rows positions, I]
+        outputs = F.linear(columns, self.stack.view(-1, columns.shape[-1]))  # [rows positions, R O]
+        outputs = outputs.view(len(of_rows), -1, len(self.stack), outputs.shape[-1] // len(self.stack))
+        found = (outputs * of_rows.to(outputs)[:, None, :, None]).sum(2)  # [B, positions, O]
+        biases = self._biases(of_rows)
+        return self._placed(found if biases is None else found + biases[:, None].to(found), x)
+
+    def _columns(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _placed(self, found: Tensor, x: Tensor) -> Tensor:
+        """Outputs [B, positions, O], as the layer has them for x."""
+        raise NotImplementedError
 
     def _run(self, x: Tensor, kernels: Tensor, biases: Tensor | None, output_size: list[int] | None) -> Tensor:
         raise NotImplementedError
@@ -119,7 +160,7 @@ class _RoutedConvolution(RoutedLayer):
         x, count, groups = self._padded(x), len(kernels), self.layer.groups
         if count == 1:
             return self._convolve(x, kernels[0], None if biases is None else biases[0], groups=groups, **options)
-        if x.device.type == "cpu" and x[0].numel() >= LARGE:
+        if x.device.type in PICTURE_BY_PICTURE:
             of_each: Sequence[Tensor | None] = [None] * count if biases is None else biases.unbind()
             parts = zip(x.chunk(count), kernels.unbind(), of_each, strict=True)
             each = [self._convolve(part, kernel, bias, groups=groups, **options) for part, kernel, bias in parts]
@@ -146,13 +187,35 @@ class RoutedConv2d(_RoutedConvolution):
     num_channels = staticmethod(lambda layer: layer.in_channels)
     _convolve = staticmethod(F.conv2d)
 
+    @property
+    def sums_outputs(self) -> bool:
+        return self.layer.groups == 1
+
     def _options(self, x: Tensor, output_size: list[int] | None) -> dict[str, Any]:
         options = super()._options(x, output_size)
         return options if self.layer.padding_mode == "zeros" else {**options, "padding": 0}
 
     def _padded(self, x: Tensor) -> Tensor:
+        return x if self.layer.padding_mode == "zeros" else self._with_margin(x)
+
+    def _with_margin(self, x: Tensor) -> Tensor:
         mode = self.layer.padding_mode
-        return x if mode == "zeros" else F.pad(x, self.layer._reversed_padding_repeated_twice, mode=mode)
+        return F.pad(x, self.layer._reversed_padding_repeated_twice, "constant" if mode == "zeros" else mode)
+
+    def _columns(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        return F.unfold(self._with_margin(x), layer.kernel_size, layer.dilation, 0, layer.stride).mT
+
+    def _placed(self, found: Tensor, x: Tensor) -> Tensor:
+        layer, margins = self.layer, self.layer._reversed_padding_repeated_twice
+        inner = [
+            side + before + after - dilation * (width - 1) - 1
+            for side, before, after, dilation, width in zip(
+                x.shape[2:], margins[2::-2], margins[3::-2], layer.dilation, layer.kernel_size, strict=True
+            )
+        ]
+        height, width = (rest // stride + 1 for rest, stride in zip(inner, layer.stride, strict=True))
+        return found.reshape(len(x), height, width, -1).permute(0, 3, 1, 2)
 
 
 class RoutedConvTranspose2d(_RoutedConvolution):
@@ -173,7 +236,14 @@ class RoutedLinear(RoutedLayer):
     """See `RoutedLayer`."""
 
     convolves = False
+    sums_outputs = True
     num_channels = staticmethod(lambda layer: layer.in_features)
+
+    def _columns(self, x: Tensor) -> Tensor:
+        return x
+
+    def _placed(self, found: Tensor, x: Tensor) -> Tensor:
+        return found.reshape(*x.shape[:-1], -1)
 
     def _run(self, x: Tensor, kernels: Tensor, biases: Tensor | None, output_size: list[int] | None) -> Tensor:
         count = len(kernels)
