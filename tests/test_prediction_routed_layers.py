@@ -33,7 +33,7 @@ WAYS = ("one by one", "together", "by sums")
 
 def take(way, monkeypatch):
     """Of the ways in which a batch is convolved."""
-    monkeypatch.setattr(routed_layers, "PICTURE_BY_PICTURE", {"cpu"} - ({"cpu"} if way == "together" else set()))
+    monkeypatch.setattr(routed_layers, "LARGE", 10**9 if way == "together" else 0)
     monkeypatch.setattr(routed_layers, "SMALL", 10**9 if way == "by sums" else 0)
 
 

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from fedlit.prediction.gates import Form, Gate, shares, stacked
 
-PICTURE_BY_PICTURE = frozenset({"cpu"})
-"""Kinds of devices that use the kernels of a batch one after the other; elsewhere all are one grouped convolution, with
-which a CPU takes 1 to 10 times as long. 16 pictures, bf16, one thread of a Xeon with AMX, ms one by one | at once: 32
-channels of 128 px 38 | 224, 128 of 32 px 41 | 44, 512 of 8 px 116 | 139."""
+LARGE = 1 << 16
+"""Elements a picture, of input or output, from which a CPU convolves picture by picture; else, and on a GPU, all are
+one grouped convolution. Forward and backward, 8 pictures, bf16 channels_last, one thread of a Xeon with AMX, ms picture
+by picture | grouped: 16 channels of 128 px 16 | 74, 64 of 32 px 13 | 17, 128 of 16 px 22 | 17, 16 of 32 px 4 | 3."""
 
 SMALL = 256
-"""Positions a picture times kernels that are mixed, up to which these devices take the sum of what comes of every
-expert; else they mix a kernel for each picture. 6 experts and the global kernel, 512 channels, else as above, by sums |
-by kernels: 2 px 15 | 237, 4 px 33 | 258, 8 px 143 | 264; in float32 8 px is slower by sums."""
+"""Positions a picture times kernels that are mixed, up to which a CPU takes the sum of what comes of every expert; else
+it mixes a kernel for each picture. 6 experts and the global kernel, 128 channels, as above, by sums | by kernels: 4 px
+6 | 9; 64 of 8 px 6 | 4. Forward alone, 16 pictures, 512 channels: 2 px 15 | 237, 4 px 33 | 258, 8 px 143 | 264."""
 
 
 def kernel_dtype(kernel: Tensor) -> torch.dtype:
@@ -129,7 +129,7 @@ class RoutedLayer(nn.Module):
 
     def _is_small(self, x: Tensor, count: int) -> bool:
         """Whether what comes of each expert, mixed, is faster than a mixture of kernels for each picture."""
-        if count == 1 or x.device.type not in PICTURE_BY_PICTURE or not self.sums_outputs:
+        if count == 1 or x.device.type != "cpu" or not self.sums_outputs:
             return False
         positions = x.numel() // (x.shape[1 if self.convolves else -1] * count)
         return positions * len(self.stack) <= SMALL
@@ -160,7 +160,7 @@ class _RoutedConvolution(RoutedLayer):
         x, count, groups = self._padded(x), len(kernels), self.layer.groups
         if count == 1:
             return self._convolve(x, kernels[0], None if biases is None else biases[0], groups=groups, **options)
-        if x.device.type in PICTURE_BY_PICTURE:
+        if x.device.type == "cpu" and x[0, 0].numel() * max(self.layer.in_channels, self.layer.out_channels) >= LARGE:
             of_each: Sequence[Tensor | None] = [None] * count if biases is None else biases.unbind()
             parts = zip(x.chunk(count), kernels.unbind(), of_each, strict=True)
             each = [self._convolve(part, kernel, bias, groups=groups, **options) for part, kernel, bias in parts]
