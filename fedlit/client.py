@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fedlit import local_loss, training
+from fedlit import local_score, training
 from fedlit.data.pictures import Pictures
 from fedlit.data.site import Site
 from fedlit.errors import BadInput
+from fedlit.losses import dice_of_masks
 from fedlit.messages import Slots, Update
 from fedlit.privacy import fitting
 from fedlit.resident import Resident
@@ -69,8 +70,16 @@ class Client(lightning.LightningModule):
 
     def objective(self, network: nn.Module, batch: Batch) -> Tensor:
         """The mean loss over the pictures of a batch."""
+        return self.loss(*self._predicted(network, batch))
+
+    def dice(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The mean Dice over the pictures and classes of a batch."""
+        return dice_of_masks(*self._predicted(network, batch))
+
+    def _predicted(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The logits, and the target on their device."""
         image = batch["image"].to(self.device, memory_format=self.memory_format, non_blocking=True)
-        return self.loss(network(image), batch["target"].to(self.device, non_blocking=True))
+        return network(image), batch["target"].to(self.device, non_blocking=True)
 
     def parameters_of(self, names: Collection[str] | None = None) -> list[nn.Parameter]:
         """The trained parameters of the resident network, or those of these names."""
@@ -123,10 +132,10 @@ class Client(lightning.LightningModule):
     def _train(self, round: int, **openings: Any) -> float:
         return (training.fit if self.plan.privacy is None else fitting.fit)(self, round, **openings)
 
-    def validation_loss(self, weights: Weights) -> float:
-        """The mean loss over the site's validation pictures; these weights stay in the resident network."""
+    def validation_dice(self, weights: Weights) -> float:
+        """The mean Dice over the site's validation pictures; these weights stay in the resident network."""
         self.resident.load(weights)
-        return self.loss_over(self.site.val)
+        return local_score.mean_over(self, self.site.val, self.dice)
 
     def loss_over(self, pictures: Pictures) -> float:
         """The mean loss over pictures with the loaded weights, in evaluation mode, without augmentation.
@@ -134,7 +143,7 @@ class Client(lightning.LightningModule):
         Raises:
             ClientFailed: there are no pictures, or the loss is NaN or Inf.
         """
-        return local_loss.loss_over(self, pictures)
+        return local_score.mean_over(self, pictures, self.objective)
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the resident network's entries."""

@@ -139,20 +139,21 @@ class Dial(nn.Module):
         return self.value.view(1, 1, 1, 1).expand(len(image), 1, *image.shape[2:])
 
 
-def test_the_share_is_the_best_on_validation_cases_and_on_no_others():
+def test_the_share_is_the_least_that_is_nearly_best_on_validation_cases_and_on_no_others():
     site = make_site("a")
     federation, _ = make_federation([site], network=Dial())
     client = federation.fleet.clients["a"]
-    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
-    ends = {"value": torch.tensor([-4.0])}, {"value": torch.tensor([4.0])}
-    losses = [client.validation_loss(lerp(*ends, share)) for share in shares]
+    shares = (1.0, 0.0, 0.75, 0.25, 0.5)
+    ends = {"value": torch.tensor([-3.0])}, {"value": torch.tensor([5.0])}
     target = site.val.batch([0, 1])["target"]
-    by_hand = [client.loss(torch.full_like(target, -4 + 8 * share), target).item() for share in shares]
-    assert losses == pytest.approx(by_hand, rel=1e-6)
-    assert best_share(client, *ends, shares) == shares[losses.index(min(losses))] not in (0.0, 1.0)
+    all_of_it = (2 * target.mean((1, 2, 3)) / (1 + target.mean((1, 2, 3)))).mean().item()
+    found = [client.validation_dice(lerp(*ends, share)) for share in shares]
+    assert found == pytest.approx([all_of_it, 0, all_of_it, 0, all_of_it]) and 0.1 < all_of_it < 0.9
+    assert best_share(client, *ends, shares, 0.003) == 0.5
+    assert best_share(client, *ends, shares, 0.95) == 0.0, "of equal worth, the nearest to the global model"
     empty = replace(site, train=site.val, test=site.val)
     other, _ = make_federation([empty], network=Dial())
-    assert best_share(other.fleet.clients["a"], *ends, shares) == best_share(client, *ends, shares)
+    assert best_share(other.fleet.clients["a"], *ends, shares, 0.003) == 0.5
 
 
 def test_a_site_without_validation_cases_takes_the_mean_of_the_shares():

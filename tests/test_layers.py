@@ -29,7 +29,7 @@ LAYERS = [
     {"sources", "components", "data", "record", "summary", "gallery", "download", "published_weights", "micro_sam"},
     {"config", "messages", "preparation", "display", "result_table", "report", "teachers", "text_table"},
     {"rundir", "fleet", "aggregation", "transforms", "inspection", "partition", "patients"},
-    {"training_state", "training", "local_loss", "checkpoint"},
+    {"training_state", "training", "local_score", "checkpoint"},
     {"privacy"},
     {"client"},
     {"algorithms", "prediction"},

@@ -11,7 +11,18 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from fedlit.losses import BCE, CrossEntropy, DiceBCE, DiceCE, DiceLoss, Focal, SoftDice, masks, probabilities
+from fedlit.losses import (
+    BCE,
+    CrossEntropy,
+    DiceBCE,
+    DiceCE,
+    DiceLoss,
+    Focal,
+    SoftDice,
+    dice_of_masks,
+    masks,
+    probabilities,
+)
 
 SIGMOID = [DiceLoss(), BCE(), BCE(pos_weight=2.0), DiceBCE(), Focal(), Focal(alpha=None, gamma=0.5)]
 SOFTMAX = [DiceLoss(), DiceLoss(include_background=True), CrossEntropy(), DiceCE(), Focal(), SoftDice()]
@@ -197,3 +208,11 @@ def test_losses_are_values():
     assert repr(BCE()) == "BCE(pos_weight=1.0)"
     with pytest.raises(FrozenInstanceError):
         BCE().pos_weight = 2.0
+
+
+def test_dice_is_of_masks_and_one_where_nobody_has_a_pixel():
+    target = torch.zeros(2, 2, 2, 2)
+    target[0, 0, 0] = target[1] = 1
+    logits = torch.full((2, 2, 2, 2), -1.0)
+    logits[0, 0, 0, 0] = logits[1, 0] = 0.1
+    assert dice_of_masks(logits, target).item() == pytest.approx((2 / 3 + 1 + 1 + 0) / 4)

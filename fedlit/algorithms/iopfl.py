@@ -5,7 +5,7 @@ Read from arXiv 2204.08467 and the released code. What unseen sites make of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,24 +24,32 @@ class IOPFL(Personalising):
 
     Published, alpha is 0.1 and that average is the personal model: `algorithm=iopfl_as_published`. Two things differ
     here, because a local model of a small site forgets what the federation knows (up to 0.1 Dice below the global model
-    on chest X-rays). The personal model is (1 - s) * global + s * average, with the s of `mixing` that has the least
-    loss on the site's validation cases, chosen anew in each round; `global` is the model that the round began with. And
-    the average is over several rounds, so that it lasts while a schedule lets local models become the global one. With
+    on chest X-rays). The personal model is (1 - s) * global + s * average, with the least s of `mixing` whose Dice on
+    the site's validation cases is within `tolerance` of the best, chosen anew in each round; `global` is the model that
+    the round began with. On phantoms (90 members of 18 federations) that gained 0.0125 test Dice on average over the
+    global model and lost 0.004 at most; the s of the least loss 0.0065 and nothing, that of the most Dice 0.0128 and
+    0.011. Where few pixels are in question a model that finds nothing may have the least loss of all. And the average
+    is over several rounds, so that it lasts while a schedule lets local models become the global one. With
     `share_personal` a member shares the average, and s.
 
     Args:
         alpha: share of the past in the average.
         mixing: shares s to choose from; their mean is taken where a site has no validation cases. None: s = 1.
+        tolerance: of validation Dice, for which a site stays nearer to the global model.
     """
 
     neutral: ClassVar[Mapping[str, Any]] = {"mixing": None}
 
     alpha: float = 0.8
     mixing: tuple[float, ...] | None = (0.0, 0.25, 0.5, 0.75, 1.0)
+    tolerance: float = 0.003
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(alpha=(self.alpha, 0 <= self.alpha < 1, "0 or more, below 1"))
+        require(
+            alpha=(self.alpha, 0 <= self.alpha < 1, "0 or more, below 1"),
+            tolerance=(self.tolerance, 0 <= self.tolerance < 1, "0 or more, below 1"),
+        )
         if self.mixing is not None and not (self.mixing and all(0 <= share <= 1 for share in self.mixing)):
             raise ValueError(f"mixing={list(self.mixing)} is not allowed; use shares from 0 to 1, or null")
 
@@ -53,16 +61,16 @@ class IOPFL(Personalising):
         if self.mixing is None:
             return {"personal": average}
         shared = beside({**broadcast.weights, **memory.get("kept", {})}, average)
-        share = best_share(client, shared, average, self.mixing)
+        share = best_share(client, shared, average, self.mixing, self.tolerance)
         return {"average": average, "personal": lerp(shared, average, share), "mixture": {"share": torch.tensor(share)}}
 
 
-def best_share(client: Client, shared: Weights, own: Weights, shares: tuple[float, ...]) -> float:
-    """The share s whose (1 - s) * shared + s * own has the least validation loss, the first of equal ones.
+def best_share(client: Client, shared: Weights, own: Weights, shares: Sequence[float], tolerance: float) -> float:
+    """The least share s whose (1 - s) * shared + s * own is within the tolerance of the best in validation Dice.
 
     The mean of all shares where the site has no validation cases.
     """
     if not len(client.site.val):
         return sum(shares) / len(shares)
-    losses = [client.validation_loss(lerp(shared, own, share)) for share in shares]
-    return shares[losses.index(min(losses))]
+    dice = {share: client.validation_dice(lerp(shared, own, share)) for share in shares}
+    return min(share for share, value in dice.items() if value >= max(dice.values()) - tolerance)

@@ -60,7 +60,6 @@ class RoutedLayer(nn.Module):
     layer: Any
     num_channels: Callable[[Any], int]
     convolves = True
-    sums_outputs = False
 
     def __init__(
         self,
@@ -143,7 +142,13 @@ class RoutedLayer(nn.Module):
         biases = self._biases(of_rows)
         return self._placed(found if biases is None else found + biases[:, None].to(found), x)
 
+    @property
+    def sums_outputs(self) -> bool:
+        """Whether there are `_columns`."""
+        return False
+
     def _columns(self, x: Tensor) -> Tensor:
+        """What kernels see at each position [rows, positions, I]."""
         raise NotImplementedError
 
     def _placed(self, found: Tensor, x: Tensor) -> Tensor:
@@ -236,8 +241,11 @@ class RoutedLinear(RoutedLayer):
     """See `RoutedLayer`."""
 
     convolves = False
-    sums_outputs = True
     num_channels = staticmethod(lambda layer: layer.in_features)
+
+    @property
+    def sums_outputs(self) -> bool:
+        return True
 
     def _columns(self, x: Tensor) -> Tensor:
         return x

@@ -1,22 +1,32 @@
-"""The mean loss of the loaded weights over a site's pictures, without training."""
+"""The mean of the loss or of a score over a site's pictures, with the loaded weights and without training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 
 from fedlit.data.pictures import Pictures
 from fedlit.errors import ClientFailed
-from fedlit.training import Request, mean_loss, next_batch
+from fedlit.training import Batch, Request, mean_loss, next_batch
 
 if TYPE_CHECKING:
     from fedlit.client import Client
 
 
+Measure = Callable[[nn.Module, Batch], Tensor]
+"""(network in evaluation mode, batch) -> its mean over the batch's pictures."""
+
+
 @torch.no_grad()
-def loss_over(client: Client, pictures: Pictures) -> float:
-    """See `Client.loss_over`; each process of a team looks at its part."""
+def mean_over(client: Client, pictures: Pictures, measure: Measure) -> float:
+    """Each process of a team looks at its part.
+
+    Raises:
+        ClientFailed: there are no pictures, or the mean of a batch is NaN or Inf.
+    """
     bench = client.workbench
     assert bench is not None, "a loss needs the workbench that a fleet lends"
     if not len(pictures):
@@ -25,10 +35,10 @@ def loss_over(client: Client, pictures: Pictures) -> float:
     starts = range(0, len(pictures), length)
     requests = [Request([*range(start, min(start + length, len(pictures)))], None) for start in starts]
     batches = bench.loader.batches(pictures, [team.part(request) for request in requests])
-    losses, counts = [], []
+    means, counts = [], []
     bench.network.eval()
     for request in requests:
         batch = team.together(lambda: next_batch(bench, client.site, batches))
-        losses.append(client.objective(bench.network, batch).detach())
+        means.append(measure(bench.network, batch).detach())
         counts.append(team.num_own(request))
-    return mean_loss(team.share((torch.stack(losses).double().tolist(), counts)))
+    return mean_loss(team.share((torch.stack(means).double().tolist(), counts)))
