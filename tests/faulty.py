@@ -34,7 +34,7 @@ def meet() -> None:
     if what == "usr1":
         os.kill(os.getpid(), signal.SIGUSR1)
     if what in ("hang", "slow"):
-        time.sleep(3 if what == "slow" else 10_000)
+        time.sleep(12 if what == "slow" else 10_000)
     if what == "raise":
         raise RuntimeError("disk on fire")
 

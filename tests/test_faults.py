@@ -105,9 +105,9 @@ FAULTS = [
     ("saving", "kill", 0, (), -signal.SIGKILL, ("process 0", "has ended")),
     ("training", "raise", 1, (), 1, ("failed in round 2: disk on fire",)),
     ("forward", "raise", 1, ("processes_per_client=2",), 1, ("in one process of its team alone: disk on fire",)),
-    ("training", "slow", 1, ("client_timeout=2",), 1, ("failed in round 2: it has taken", "client_timeout=2")),
-    ("training", "hang", 1, ("client_timeout=2", "on_client_error=drop"), 1, ("hangs: process 1 (",)),
-    ("training", "hang", 0, ("client_timeout=2", "processes_per_client=2"), 1, ("client 'a' hangs: process 0 (",)),
+    ("training", "slow", 1, ("client_timeout=10",), 1, ("failed in round 2: it has taken", "client_timeout=10")),
+    ("training", "hang", 1, ("client_timeout=10", "on_client_error=drop"), 1, ("hangs: process 1 (",)),
+    ("training", "hang", 0, ("client_timeout=10", "processes_per_client=2"), 1, ("client 'a' hangs: process 0 (",)),
     ("training", "term", 1, (), 75, ("asked to stop by SIGTERM", "which not every process was")),
     ("training", "usr1", 1, (), 75, ("asked to stop by SIGUSR1",)),
 ]  # fmt: skip
@@ -141,11 +141,11 @@ def test_a_fault_ends_all_processes_and_loses_no_round(
 def test_a_slow_client_is_dropped_and_counted(config, tmp_path):
     run_dir = tmp_path / "run"
     code, said, _ = run(
-        config, run_dir, "client_timeout=2", "on_client_error=drop", fault=("training", "slow", "2", "1")
+        config, run_dir, "client_timeout=10", "on_client_error=drop", fault=("training", "slow", "2", "1")
     )
     assert code == 0, said
     (dropped,) = json.loads((run_dir / "summary.json").read_text())["dropped"]
-    assert dropped.startswith("round 2: ") and "longer than client_timeout=2" in dropped
+    assert dropped.startswith("round 2: ") and "longer than client_timeout=10" in dropped
 
 
 @pytest.mark.long
