@@ -30,6 +30,10 @@ class Resident:
         self.counters = {name: value for name, value in buffers.items() if not value.is_floating_point()}
         self.first = self._copies(self.entries | self.counters)
 
+    def trained(self) -> set[int]:
+        """The trained parameters, by `id`."""
+        return {id(value) for value in self.parameters.values()}
+
     def load(self, weights: Weights) -> None:
         """Set every entry: to its value in `weights`, else to its first value.
 

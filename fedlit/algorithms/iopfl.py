@@ -73,4 +73,5 @@ def best_share(client: Client, shared: Weights, own: Weights, shares: Sequence[f
     if not len(client.site.val):
         return sum(shares) / len(shares)
     dice = {share: client.validation_dice(lerp(shared, own, share)) for share in shares}
-    return min(share for share, value in dice.items() if value >= max(dice.values()) - tolerance)
+    enough = max(dice.values()) - tolerance
+    return min(share for share, value in dice.items() if value >= enough)

@@ -68,3 +68,9 @@ def stacked(of_global: Tensor, of_members: Sequence[Tensor], form: Form) -> Tens
 def shares(gates: Tensor, form: Form) -> Tensor:
     """How much of each of the `stacked` rows [B, R] goes into a kernel, by gates [B, E]."""
     return torch.cat([gates.new_ones(len(gates), 1), gates], 1) if form.from_global else gates
+
+
+def mixed(of_rows: Tensor, stack: Tensor) -> Tensor:
+    """The sum of rows [R, elements] by shares [B, R], in the precision of the rows, whatever autocast would take."""
+    with torch.autocast(stack.device.type, enabled=False):
+        return of_rows.to(stack.dtype) @ stack

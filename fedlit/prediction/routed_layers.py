@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedlit.prediction.gates import Form, Gate, shares, stacked
+from fedlit.prediction.gates import Form, Gate, mixed, shares, stacked
 
 LARGE = 1 << 16
 """Elements a picture, of input or output, from which a CPU convolves picture by picture; else, and on a GPU, all are
@@ -101,7 +101,8 @@ class RoutedLayer(nn.Module):
         if self._is_small(rows, len(of_rows)):
             found = self._sum_of_outputs(rows, of_rows)
         else:
-            found = self._run(rows, self._kernels(of_rows), self._biases(of_rows), output_size)
+            kernels = mixed(of_rows, self.stack).unflatten(1, self.layer.weight.shape)
+            found = self._run(rows, kernels, self._biases(of_rows), output_size)
         return found[0] if single else found
 
     def _pooled(self, x: Tensor) -> Tensor:
@@ -114,45 +115,32 @@ class RoutedLayer(nn.Module):
         count = self.pictures.count
         return pooled.unflatten(0, (count, -1)).mean(1) if len(x) > count and len(x) % count == 0 else pooled
 
-    def _kernels(self, of_rows: Tensor) -> Tensor:
-        """[B, *kernel], mixed in the precision in which they are used."""
-        with torch.autocast(of_rows.device.type, enabled=False):
-            return (of_rows.to(self.stack.dtype) @ self.stack).unflatten(1, self.layer.weight.shape)
-
     def _biases(self, of_rows: Tensor) -> Tensor | None:
         """[B, C_out]; a bias that is not routed is the layer's own."""
         if self.bias_stack is None:
             return None if self.layer.bias is None else self.layer.bias.expand(len(of_rows), -1)
-        with torch.autocast(of_rows.device.type, enabled=False):
-            return of_rows.to(self.bias_stack.dtype) @ self.bias_stack
+        return mixed(of_rows, self.bias_stack)
 
     def _is_small(self, x: Tensor, count: int) -> bool:
         """Whether what comes of each expert, mixed, is faster than a mixture of kernels for each picture."""
-        if count == 1 or x.device.type != "cpu" or not self.sums_outputs:
+        if count == 1 or x.device.type != "cpu":
             return False
         positions = x.numel() // (x.shape[1 if self.convolves else -1] * count)
         return positions * len(self.stack) <= SMALL
 
     def _sum_of_outputs(self, x: Tensor, of_rows: Tensor) -> Tensor:
         """Of all experts at once: one product of matrices, whose columns are what a kernel sees at a position."""
-        columns = self._columns(x).flatten(0, -2)  # [rows positions, I]
-        outputs = F.linear(columns, self.stack.view(-1, columns.shape[-1]))  # [rows positions, R O]
+        columns = self._columns(x)
+        outputs = F.linear(columns.flatten(0, -2), self.stack.view(-1, columns.shape[-1]))  # [rows positions, R O]
         outputs = outputs.view(len(of_rows), -1, len(self.stack), outputs.shape[-1] // len(self.stack))
         found = (outputs * of_rows.to(outputs)[:, None, :, None]).sum(2)  # [B, positions, O]
-        biases = self._biases(of_rows)
-        return self._placed(found if biases is None else found + biases[:, None].to(found), x)
-
-    @property
-    def sums_outputs(self) -> bool:
-        """Whether there are `_columns`."""
-        return False
+        if (biases := self._biases(of_rows)) is not None:
+            found = found + biases[:, None].to(found)
+        found = found.reshape(*columns.shape[:-1], -1)
+        return found.movedim(-1, 1) if self.convolves else found
 
     def _columns(self, x: Tensor) -> Tensor:
-        """What kernels see at each position [rows, positions, I]."""
-        raise NotImplementedError
-
-    def _placed(self, found: Tensor, x: Tensor) -> Tensor:
-        """Outputs [B, positions, O], as the layer has them for x."""
+        """What a kernel sees at each position [rows, *positions, I]; asked where `_is_small`."""
         raise NotImplementedError
 
     def _run(self, x: Tensor, kernels: Tensor, biases: Tensor | None, output_size: list[int] | None) -> Tensor:
@@ -192,9 +180,8 @@ class RoutedConv2d(_RoutedConvolution):
     num_channels = staticmethod(lambda layer: layer.in_channels)
     _convolve = staticmethod(F.conv2d)
 
-    @property
-    def sums_outputs(self) -> bool:
-        return self.layer.groups == 1
+    def _is_small(self, x: Tensor, count: int) -> bool:
+        return self.layer.groups == 1 and super()._is_small(x, count)
 
     def _options(self, x: Tensor, output_size: list[int] | None) -> dict[str, Any]:
         options = super()._options(x, output_size)
@@ -208,19 +195,10 @@ class RoutedConv2d(_RoutedConvolution):
         return F.pad(x, self.layer._reversed_padding_repeated_twice, "constant" if mode == "zeros" else mode)
 
     def _columns(self, x: Tensor) -> Tensor:
-        layer = self.layer
-        return F.unfold(self._with_margin(x), layer.kernel_size, layer.dilation, 0, layer.stride).mT
-
-    def _placed(self, found: Tensor, x: Tensor) -> Tensor:
-        layer, margins = self.layer, self.layer._reversed_padding_repeated_twice
-        inner = [
-            side + before + after - dilation * (width - 1) - 1
-            for side, before, after, dilation, width in zip(
-                x.shape[2:], margins[2::-2], margins[3::-2], layer.dilation, layer.kernel_size, strict=True
-            )
-        ]
-        height, width = (rest // stride + 1 for rest, stride in zip(inner, layer.stride, strict=True))
-        return found.reshape(len(x), height, width, -1).permute(0, 3, 1, 2)
+        layer, x = self.layer, self._with_margin(x)
+        sizes = zip(x.shape[2:], layer.kernel_size, layer.dilation, layer.stride, strict=True)
+        positions = [(side - dilation * (kernel - 1) - 1) // stride + 1 for side, kernel, dilation, stride in sizes]
+        return F.unfold(x, layer.kernel_size, layer.dilation, 0, layer.stride).mT.unflatten(1, positions)
 
 
 class RoutedConvTranspose2d(_RoutedConvolution):
@@ -228,6 +206,9 @@ class RoutedConvTranspose2d(_RoutedConvolution):
 
     num_channels = staticmethod(lambda layer: layer.in_channels)
     _convolve = staticmethod(F.conv_transpose2d)
+
+    def _is_small(self, x: Tensor, count: int) -> bool:
+        return False  # its outputs overlap
 
     def _options(self, x: Tensor, output_size: list[int] | None) -> dict[str, Any]:
         layer = self.layer
@@ -243,15 +224,8 @@ class RoutedLinear(RoutedLayer):
     convolves = False
     num_channels = staticmethod(lambda layer: layer.in_features)
 
-    @property
-    def sums_outputs(self) -> bool:
-        return True
-
     def _columns(self, x: Tensor) -> Tensor:
         return x
-
-    def _placed(self, found: Tensor, x: Tensor) -> Tensor:
-        return found.reshape(*x.shape[:-1], -1)
 
     def _run(self, x: Tensor, kernels: Tensor, biases: Tensor | None, output_size: list[int] | None) -> Tensor:
         count = len(kernels)

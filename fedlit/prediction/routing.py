@@ -84,14 +84,14 @@ class Routing(Predictor):
             raise ValueError(f"anchor={self.anchor!r} pulls gates to 0, the global model with gates=difference; use 0")
 
     def check_network(self, resident: Resident) -> None:
-        if not routable(resident.network, trained_in(resident)):
+        if not routable(resident.network, resident.trained()):
             raise BadInput(
                 "the network trains no Conv2d, ConvTranspose2d or Linear: nothing to route; use prediction=tent or "
                 "prediction=global"
             )
 
     def remarks(self, resident: Resident) -> Iterator[str]:
-        entries = trained_in(resident)
+        entries = resident.trained()
         if unknown := unknown_layers(resident.network, entries):
             name, layer = next(iter(unknown.items()))
             count = len(routable(resident.network, entries)) + len(unknown)
@@ -146,8 +146,3 @@ class Routing(Predictor):
             return remembered(predictions(learnt, [*members(learnt), Expert("global", learnt.shared)]))
         model = learnt.lend(at_rest(network))
         return model if depends_on_its_batch else remembered(model)
-
-
-def trained_in(resident: Resident) -> set[int]:
-    """The trained parameters of a network, by `id`."""
-    return {id(value) for value in resident.parameters.values()}

@@ -28,7 +28,7 @@ def not_told_apart(resident: Resident) -> Iterator[str]:
     """Why the gradients of a network's pictures cannot be told apart, or are not all that follows the pictures."""
     network, named = resident.network, dict(resident.network.named_modules())
     mixing = [name for name, module in named.items() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    trained = {id(value) for value in resident.parameters.values()}
+    trained = resident.trained()
     strangers = [
         f"{name or 'itself'} ({type(module).__name__})"
         for name, module in named.items()
