@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ import torch
 
 from fedlit.checkpoint import State
 from fedlit.federation import Federation, Scores
-from fedlit.gallery import chosen_cases, save_picture
+from fedlit.gallery import chosen_cases, remove_pictures, save_picture
 from fedlit.messages import Expert, Server
 from fedlit.metrics import Scoring
 from fedlit.prediction import Predictor
@@ -123,16 +122,19 @@ class Examination:
         }
 
     def draw(self, state: State, record: Record) -> None:
-        """Keep the best, the median and the worst test case of every site as pictures, or remove those there are."""
+        """Keep the best, the median and the worst test case of every site as pictures, or remove those there are.
+
+        Those of sites that are not at hand stay, such as of `unseen_roots` that an earlier evaluation was given.
+        """
 
         def choose() -> dict:
-            shutil.rmtree(self.run_dir / "pictures", ignore_errors=True)
+            remove_pictures(self.run_dir.path, self.shown if self.shows_pictures else None)
             if not self.shows_pictures:
                 return {}
             chosen: dict = {}
             for model in dict.fromkeys(self.shown.values()):
                 found = chosen_cases(record, state.server.round, model)
-                chosen |= {site: cases for site, cases in found.items() if self.shown[site] == model}
+                chosen |= {site: cases for site, cases in found.items() if self.shown.get(site) == model}
             return chosen
 
         self.federation.fleet.memories = dict(state.memories)

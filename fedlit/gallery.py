@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import zipfile
+from collections.abc import Collection
 from hashlib import blake2b
 from pathlib import Path
 
@@ -68,6 +70,24 @@ def save_picture(
             model=np.str_(model),
         )
     return path
+
+
+def remove_pictures(run_dir: str | Path, sites: Collection[str] | None = None) -> None:
+    """Remove what was kept of these sites, and what cannot be read; or the whole folder."""
+    folder = Path(run_dir) / "pictures"
+    if sites is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.glob("*.npz"):
+        if _site_of(path) in {*sites, None}:
+            path.unlink()
+
+
+def _site_of(path: Path) -> str | None:
+    try:
+        return str(open_picture(path)["site"])
+    except UNREADABLE:
+        return None
 
 
 def open_picture(path: Path) -> dict[str, np.ndarray]:

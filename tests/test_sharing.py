@@ -229,6 +229,11 @@ def test_sites_that_the_training_never_knew_can_be_evaluated(config_file, tmp_pa
         ("w", "unseen", 2),
     }
     assert (tmp_path / "run" / "provenance.json").read_text() == before
+    drawn = {path.name for path in (tmp_path / "run" / "pictures").iterdir()}
+    assert any(name.startswith("global-v-") for name in drawn)
+    assert fedlit("evaluate", tmp_path / "run", "prediction=global") == 0, "sites that are not at hand this time"
+    assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == drawn
+    assert "global-v-" not in drawn and rows[0] in Record(tmp_path / "run").metrics()
     capsys.readouterr()
     assert fedlit("evaluate", tmp_path / "run", f"unseen_roots=[{tmp_path / 'clash'}]") == 2
     assert "has a site a, and so have the data" in capsys.readouterr().err
