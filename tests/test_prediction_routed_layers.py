@@ -207,8 +207,7 @@ def test_only_layers_that_experts_hold_are_replaced():
     network = nn.ModuleDict(
         {
             "first": nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv1d(4, 4, 1)),
-            "attention": nn.MultiheadAttention(4, 2),
-            "beside": nn.Linear(4, 4),
+            "block": nn.ModuleDict({"attention": nn.MultiheadAttention(4, 2), "beside": nn.Linear(4, 4)}),
             "twice": nn.ModuleList([shared, shared]),
             "frozen": nn.Linear(4, 4),
         }
@@ -218,7 +217,7 @@ def test_only_layers_that_experts_hold_are_replaced():
     found = route(network, entries, experts, form=FORMS["difference"], seed=(0, "u"))
     assert [*found] == ["first.0", "twice.0"]  # and not what stands beside attention that wants the sequence first
     assert network["twice"][0] is network["twice"][1] is found["twice.0"]
-    assert type(network["attention"].out_proj) is nn.modules.linear.NonDynamicallyQuantizableLinear
+    assert type(network["block"]["attention"].out_proj) is nn.modules.linear.NonDynamicallyQuantizableLinear
 
 
 @pytest.mark.parametrize("way", WAYS)

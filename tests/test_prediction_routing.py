@@ -19,7 +19,7 @@ from fedlit.errors import BadInput
 from fedlit.messages import Server
 from fedlit.networks import SAM, UNet
 from fedlit.networks.tuning import Adapters, DecoderOnly
-from fedlit.prediction import Adaptation, Global, Mixture, Routing, Unsupervised
+from fedlit.prediction import AdaBN, Adaptation, Global, Mixture, Routing, Unsupervised
 from fedlit.prediction.features import feature_statistics
 from fedlit.prediction.gates import FORMS, Gate
 from fedlit.prediction.normalisation import settle, use_batch_statistics
@@ -152,6 +152,14 @@ def test_the_same_again_is_the_same_bit_for_bit(gates, protocol):
     assert not torch.equal(run(), run(seed=1)) and not torch.equal(run(), run(site="v"))
 
 
+@pytest.mark.parametrize("gates", FORMS)
+def test_in_which_order_members_are_told_of_changes_nothing(gates):
+    learnt, images = at_site(), unlabelled()
+    backwards = replace(learnt, experts=dict(reversed(learnt.experts.items())))
+    models = [routing(gates=gates).prepare(each, images) for each in (learnt, backwards)]
+    assert torch.equal(*(predicted(model, images) for model in models)) and models[0].members == models[1].members
+
+
 @pytest.mark.parametrize("gates", ["difference", "softmax"])
 def test_permuted_members_have_permuted_gates(gates):
     """Whoever has which model: nothing changes but whose gate it is."""
@@ -165,8 +173,6 @@ def test_permuted_members_have_permuted_gates(gates):
     places = [2, 0, 1, 3][: len(models[0].members)]
     torch.testing.assert_close(models[0].gates[:, :, places], models[1].gates, atol=1e-6, rtol=1e-6)
     assert (models[0].gates - models[1].gates).abs().max() > 1e-3
-    backwards = replace(learnt, experts=dict(reversed(one.items())))
-    assert torch.equal(predicted(chosen.prepare(backwards, images), images), predicted(models[0], images))
 
 
 @pytest.mark.parametrize("gates", ["difference", "softmax"])
@@ -342,10 +348,11 @@ def test_at_its_start_the_network_says_what_its_teacher_does(norm, options):
         assert (predicted(chosen.prepare(learnt, images), images) - plain).abs().max() > 1e-3
 
 
-def test_the_teacher_stays_what_it_was_while_norm_layers_adapt():
+@pytest.mark.parametrize(("norm", "statistics"), [("group", "steadiest"), ("batch", "batch"), ("batch", "global")])
+def test_the_teacher_stays_what_it_was_while_norm_layers_adapt(norm, statistics):
     overheard = Overheard(agreement=1.0, consistency=0.0)
-    chosen = routing(Adaptation(passes=4, lr=0.05), objective=overheard)
-    chosen.prepare(at_site(), unlabelled(1))
+    chosen = routing(Adaptation(passes=4, lr=0.05), objective=overheard, statistics=statistics)
+    chosen.prepare(at_site(make_network(norm)), unlabelled(1))
     (own, first), *_, (later, last) = overheard.said
     assert torch.equal(first, last) and (later - own).abs().max() > 1e-3
 
@@ -447,14 +454,28 @@ def test_personal_models_of_another_network_are_refused():
         Routing().prepare(replace(learnt, experts={"a": replace(learnt.experts["a"], weights=weights)}), unlabelled())
 
 
-def test_tokens_with_the_sequence_first_stay_global():
+class Block(nn.Module):
+    """Attention and layers after it in a Sequential, as in CLIP."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.mlp = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+
+    def forward(self, x):
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return x + self.mlp(x)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0), Block])
+def test_tokens_with_the_sequence_first_stay_global(make):
     """Their rows are places, not pictures: what a picture gets must not depend on its company."""
 
     class Tokens(nn.Module):
         def __init__(self):
             super().__init__()
             self.stem = nn.Conv2d(1, 8, 8, stride=8)
-            self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=False)
+            self.layer = make()
             self.up = nn.ConvTranspose2d(8, 1, 8, stride=8)
 
         def forward(self, image):
@@ -499,6 +520,46 @@ def test_layers_that_stay_global_are_told_of():
     [remark] = Routing().remarks(Resident(nn.Sequential(*body)))
     assert "1 of 3" in remark and "such as 2, a Parametrized" in remark
     assert not [*Routing().remarks(Resident(UNet(base_channels=4)))]
+    body[0].register_forward_hook(lambda layer, given, output: output.relu())
+    [remark] = Routing().remarks(Resident(nn.Sequential(*body)))
+    assert "2 of 3" in remark and "such as 0, a Conv2d with hooks" in remark
+
+
+def test_what_a_hook_makes_of_a_layer_is_kept():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 1))
+    network[0].register_forward_hook(lambda layer, given, output: output.relu())
+    learnt, images = at_site(network.double()), exact(unlabelled())
+    plain = predicted(Global().prepare(learnt, images), images)
+    torch.testing.assert_close(predicted(routing(AT_REST).prepare(learnt, images), images), plain, atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("chosen", [AdaBN(), routing(), routing(statistics="batch")])
+def test_batch_norm_without_scales_keeps_the_precision_of_its_network(chosen, dtype):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 1, 1)).to(dtype)
+    learnt, images = at_site(network), unlabelled()
+    batch = everything(images).to(dtype)
+    learnt = replace(learnt, lend=lambda model: lambda pictures: model(pictures.to(dtype)))
+    model = chosen.prepare(learnt, images)
+    with torch.inference_mode():
+        assert model(batch).dtype == dtype
+
+
+def test_a_network_may_name_what_it_gives_a_layer_and_is_told_where_it_cannot_be_routed():
+    class Named(nn.Module):
+        def __init__(self, reads):
+            super().__init__()
+            self.layer, self.reads = nn.Conv2d(1, 1, 3, padding=1), reads
+
+        def forward(self, image):
+            return self.layer(input=image) + (self.layer.weight.sum() if self.reads else 0)
+
+    images = unlabelled()
+    routing().prepare(at_site(Named(reads=False)), images)
+    with pytest.raises(AttributeError, match=r"routed, Conv2d\(1, 1, .* use prediction=tent or prediction=global"):
+        routing().prepare(at_site(Named(reads=True)), images)
 
 
 def test_entries_that_members_keep_are_their_mean_where_nobody_trained():

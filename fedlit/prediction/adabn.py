@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,6 +10,7 @@ from fedlit.data.pictures import Unlabelled
 from fedlit.prediction.base import Learnt, Model, Predictor
 from fedlit.prediction.learner import pictures_of
 from fedlit.prediction.normalisation import batch_norms, settle, use_batch_statistics
+from fedlit.resident import Resident
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class AdaBN(Predictor):
     def __post_init__(self) -> None:
         if self.protocol not in ("transductive", "online"):
             raise ValueError(f"protocol={self.protocol!r} is not allowed; use one of transductive, online")
+
+    def remarks(self, resident: Resident) -> Iterator[str]:
+        if not batch_norms(resident.network):
+            yield "the network has no BatchNorm, and other normalising layers keep no statistics"
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         if learnt.shared is None or not batch_norms(learnt.resident.network):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -15,6 +15,7 @@ from fedlit.prediction.adaptation import Adaptation
 from fedlit.prediction.base import Learnt, Model
 from fedlit.prediction.features import norm_layers, observed
 from fedlit.prediction.learner import Objective, Step, batches, descend
+from fedlit.resident import Resident
 
 
 def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
@@ -51,18 +52,29 @@ def settle(learnt: Learnt, network: nn.Module, layers: dict[str, _BatchNorm], im
 
     Each batch goes through the network normalised by itself. From then on a prediction depends on its picture alone.
     """
-    model, device = learnt.lend(network), next(network.parameters()).device
+    model, parameter = learnt.lend(network), next(network.parameters())
     with torch.inference_mode(False), torch.no_grad(), observed(layers) as found:
         for batch in batches(images, learnt.batch_size):
-            model(images.images(batch).to(device))
+            model(images.images(batch).to(parameter.device))
     for name, moments in found.items():
         layer = layers[name]
         if moments.count < 2:  # of one value there is no variance
             continue
-        dtype = torch.float32 if layer.weight is None else layer.weight.dtype
-        layer.running_mean = moments.mean.to(device, dtype)
-        layer.running_var = moments.variance(correction=1).to(device, dtype)
+        like = parameter if layer.weight is None else layer.weight
+        layer.running_mean = moments.mean.to(like)
+        layer.running_var = moments.variance(correction=1).to(like)
         layer.track_running_stats = True
+
+
+def scales_and_shifts(network: nn.Module) -> set[str]:
+    """The names that the affine parameters of normalising layers have, or would have."""
+    return {f"{layer}.{part}" for layer in norm_layers(network) for part in ("weight", "bias")}
+
+
+def untuned(resident: Resident) -> Iterator[str]:
+    """What there is to say of a network without anything for `tuned_norms`."""
+    if not scales_and_shifts(resident.network) & resident.parameters.keys():
+        yield "the federation trains no scale or shift of a normalising layer: there is nothing to adapt"
 
 
 def tuned_norms(
@@ -81,8 +93,7 @@ def tuned_norms(
     if learnt.shared is None:
         return None
     network = learnt.copy(learnt.shared)
-    names = [f"{layer}.{part}" for layer in norm_layers(network) for part in ("weight", "bias")]
-    trained = [name for name in names if name in learnt.resident.parameters]
+    trained = scales_and_shifts(network) & learnt.resident.parameters.keys()
     if not trained:
         return None
     entries = dict(network.named_parameters())

@@ -86,15 +86,16 @@ class RoutedLayer(nn.Module):
         except AttributeError:
             if name in ("weight", "bias"):
                 raise AttributeError(
-                    f"a routed layer has a {name} for each picture; a network that reads it past the layer's forward "
-                    "pass cannot be routed"
+                    f"routed, {super().__getattr__('layer')} has a {name} for each picture; a network that reads it "
+                    "past the layer's forward pass cannot be routed: use prediction=tent or prediction=global"
                 ) from None
             return getattr(super().__getattr__("layer"), name)
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        single = x.ndim == (3 if self.convolves else 1)
-        rows = x[None] if single else x
-        with torch.autocast(x.device.type, enabled=False):
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Of the same arguments, by the same names, as those of the layer it stands for."""
+        single = input.ndim == (3 if self.convolves else 1)
+        rows = input[None] if single else input
+        with torch.autocast(input.device.type, enabled=False):
             self.gates = self.gate(self._pooled(rows))
         of_rows = shares(self.gates, self.form)
         self.stack = self.stack.to(kernel_dtype(self.layer.weight))  # rounded once, they stay so

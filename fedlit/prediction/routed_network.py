@@ -44,13 +44,14 @@ def route(
 def routable(network: nn.Module, entries: Collection[int]) -> dict[nn.Module, str]:
     """The names of the layers of known kinds whose kernel is among the entries, which are parameters by `id`.
 
-    Linear layers beside attention that wants the sequence first [L, B, C] are left out: their rows are no pictures.
+    Linear layers beside attention that wants the sequence first [L, B, C] are left out: their rows are no pictures. So
+    are layers with hooks of their own, which belong to the layer as it is.
     """
     apart = sequence_first(network)
     return {
         layer: name
         for name, layer in network.named_modules()
-        if type(layer) in KINDS and id(layer.weight) in entries and layer not in apart
+        if type(layer) in KINDS and id(layer.weight) in entries and layer not in apart and not is_hooked(layer)
     }
 
 
@@ -67,13 +68,17 @@ def unknown_layers(network: nn.Module, entries: Collection[int]) -> dict[str, nn
 
 
 def sequence_first(network: nn.Module) -> set[nn.Module]:
-    """The linear layers that stand beside attention with `batch_first=False`, as in a TransformerEncoderLayer."""
+    """The linear layers in modules that hold attention with `batch_first=False`, as a TransformerEncoderLayer does."""
     holders = [
-        [*module.children()]
+        module
         for module in network.modules()
         if any(getattr(child, "batch_first", True) is False for child in module.children())
     ]
-    return {layer for beside in holders for layer in beside if type(layer) is nn.Linear}
+    return {layer for holder in holders for layer in holder.modules() if type(layer) is nn.Linear}
+
+
+def is_hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def avoid_fast_path(network: nn.Module) -> None:

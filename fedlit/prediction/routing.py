@@ -13,12 +13,12 @@ from fedlit.errors import BadInput
 from fedlit.messages import Expert
 from fedlit.prediction.adaptation import Adaptation
 from fedlit.prediction.base import Learnt, Model, Predictor, at_rest
-from fedlit.prediction.features import norm_layers, uncached
+from fedlit.prediction.features import uncached
 from fedlit.prediction.gates import FORMS
 from fedlit.prediction.learner import pictures_of
 from fedlit.prediction.members import members, own_models, predictions, remembered
-from fedlit.prediction.normalisation import settle, use_batch_statistics
-from fedlit.prediction.routed_network import Noted, Routed, mean_square, routable, route, unknown_layers
+from fedlit.prediction.normalisation import scales_and_shifts, settle, use_batch_statistics
+from fedlit.prediction.routed_network import Noted, Routed, is_hooked, mean_square, routable, route, unknown_layers
 from fedlit.prediction.steadiest import take_steadiest
 from fedlit.prediction.unsupervised import Unsupervised
 from fedlit.resident import Resident
@@ -97,7 +97,8 @@ class Routing(Predictor):
             count = len(routable(resident.network, entries)) + len(unknown)
             yield (
                 f"{len(unknown)} of {count} convolutions and linear layers stay those of the global model, such as "
-                f"{name}, a {type(layer).__name__}; Conv2d, ConvTranspose2d and Linear themselves are routed"
+                f"{name}, a {type(layer).__name__}{' with hooks' * is_hooked(layer)}; Conv2d, ConvTranspose2d and "
+                "Linear themselves are routed"
             )
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
@@ -112,8 +113,7 @@ class Routing(Predictor):
         by_batch = use_batch_statistics(network) if self.statistics == "batch" else {}
         trained = {name: value for name, value in network.named_parameters() if name in learnt.resident.parameters}
         if self.tune_norms:
-            affine = {f"{layer}.{part}" for layer in norm_layers(network) for part in ("weight", "bias")}
-            for name in affine & trained.keys():
+            for name in scales_and_shifts(network) & trained.keys():
                 trained[name].requires_grad_(True)
         teacher = self._teacher(learnt, network, depends_on_its_batch=bool(by_batch))
         layers = route(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 from fedlit.data.pictures import Unlabelled
 from fedlit.prediction.adaptation import Adaptation, check_adaptation
 from fedlit.prediction.base import Learnt, Model, Predictor
-from fedlit.prediction.normalisation import tuned_norms
+from fedlit.prediction.normalisation import tuned_norms, untuned
 from fedlit.prediction.unsupervised import entropy
+from fedlit.resident import Resident
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class SAR(Predictor):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"SAR: {name}={value!r} is not allowed; use a number from {low} to {high}")
+
+    def remarks(self, resident: Resident) -> Iterator[str]:
+        return untuned(resident)
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         def unsure(model: Model, batch: Tensor, seed: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,8 +11,9 @@ from torch import Tensor
 from fedlit.data.pictures import Unlabelled
 from fedlit.prediction.adaptation import Adaptation, check_adaptation
 from fedlit.prediction.base import Learnt, Model, Predictor
-from fedlit.prediction.normalisation import tuned_norms
+from fedlit.prediction.normalisation import tuned_norms, untuned
 from fedlit.prediction.unsupervised import entropy
+from fedlit.resident import Resident
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class TENT(Predictor):
 
     def __post_init__(self) -> None:
         check_adaptation(self.adaptation)
+
+    def remarks(self, resident: Resident) -> Iterator[str]:
+        return untuned(resident)
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         def unsure(model: Model, batch: Tensor, seed: int) -> Tensor:
