@@ -94,6 +94,9 @@ def test_all_that_is_wrong_in_a_file_is_said_at_once(tmp_path):
     path.write_text("metrics: [dice]\nreference: FedAvgg\nmethods: {FedAvg: {config: quickstart}}\n")
     with pytest.raises(BadInput, match="reference: 'FedAvgg' is no method; did you mean FedAvg"):
         read_study(str(path))
+    path.write_text("metrics: [dice]\nreference: FedAvg\nbounds: [pool]\nmethods: {FedAvg: {config: quickstart}}\n")
+    with pytest.raises(BadInput, match="bounds: 'pool' is no method"):
+        read_study(str(path))
     path.write_text("metrics: [dice]\nmethods: {FedAvg: {config: quickstart}}\n")
     with pytest.raises(BadInput, match="1 problem\n  reference: is not set"):
         read_study(str(path))

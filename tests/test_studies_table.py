@@ -173,13 +173,33 @@ def test_what_lies_within_the_seeds_deviations_is_level_and_no_win(row):
     base, better = (line.values[SITE_A] for line in near.lines)
     assert better.p is not None and better.p < 0.05 and not better.differs
     assert (base.is_best, better.is_best) == (False, True) and base.is_level and better.is_level
-    assert lead(near).endswith("better with 0.710, level with base within their deviations over seeds.")
+    assert lead(near).endswith("better with 0.710, level with base within its deviation over seeds.")
     apart = scored([rows[0], rows[2]], design("a", num_seeds=2), "dice")
     assert [line.values[SITE_A].is_level for line in apart.lines] == [False, True]
     assert [line.values[SITE_A].differs for line in apart.lines] == [False, True]
     assert [row[1].is_best for row in as_text(apart, with_costs=False).rows] == [False, True]
     said = " ".join(as_markdown("T", [near], []).split())
-    assert "and what lies within their deviations over seeds" in said and "by more than these and with p < 0.05" in said
+    assert "Bold: the best of a column, and" in said
+    assert (
+        "and what lies within its deviation over seeds" in said
+        and "by more than both deviations, with p < 0.05" in said
+    )
+
+
+def test_a_row_that_failed_with_one_seed_is_not_level_by_its_own_spread(row):
+    rows = [row("base", {"a": [0.9]}, {"a": [0.88]}), row("fails", {"a": [0.9]}, {"a": [0.0]})]
+    base, fails = (line.values[SITE_A] for line in scored(rows, design("a", num_seeds=2), "dice").lines)
+    assert base.is_best and not fails.is_level and not fails.is_beyond
+
+
+def test_a_bound_is_never_the_best(row):
+    rows = [row("base", {"a": [0.8]}), row("better", {"a": [0.85]}), row("pooled", {"a": [0.9]})]
+    for bounds, best in (((), "pooled"), (("pooled",), "better")):
+        table = scored(rows, design("a", bounds=bounds), "dice")
+        found = [(line.row.name, line.values[SITE_A].is_level) for line in table.lines if line.values[SITE_A].is_best]
+        assert found == [(best, True)] and lead(table).startswith(f"Best Dice at a: {best} with")
+        said = " ".join(as_markdown("T", [table], []).split())
+        assert ("(pooled aside)" in said) == bool(bounds)
 
 
 def test_a_model_that_cannot_be_made_reads_not_applicable(tmp_path):

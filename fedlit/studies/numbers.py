@@ -49,6 +49,7 @@ class Design:
         sites: those with a column each, in order.
         reference: the row that the others are tested against.
         axis: the columns that the study names itself, each over all sites.
+        bounds: rows that no federation can be, which are never the best.
     """
 
     folds: tuple[Fold, ...]
@@ -57,6 +58,7 @@ class Design:
     sites: tuple[str, ...]
     reference: str
     axis: tuple[str, ...] = ()
+    bounds: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[Column, ...]:

@@ -90,7 +90,7 @@ def tables_of(plan: Plan, found: Mapping[Point, str]) -> list[Scored]:
         role = "unseen" if study.scores == "unseen" else "member"
         sites = sorted({site for result in results for site, its_role in result.roles.items() if its_role == role})
     axis = tuple(fold for fold in plan.folds if fold is not None) if study.columns else ()
-    design = Design(plan.folds, plan.asked.seeds, study.scores, tuple(sites), study.reference, axis)
+    design = Design(plan.folds, plan.asked.seeds, study.scores, tuple(sites), study.reference, axis, study.bounds)
     if axis:
         why = absent(plan, found)
         tables = [table for metric in study.metrics for table in scored_by_column(rows, design, metric, why)]

@@ -54,6 +54,7 @@ class Study:
         scores: whose scores are the columns: those of `unseen` sites or of `members`.
         metrics: a table each, without their unit; the first is the main one.
         reference: the method that the others are tested against.
+        bounds: methods that no federation can be, such as all data in one place: beside the others, and never the best.
         set: config words for the runs of all methods; a method's own come after them.
         columns: name -> config words: a column each, over all sites, in the place of one for each site. A key that some
             method leaves unset (`???`) is for those methods alone.
@@ -69,6 +70,7 @@ class Study:
     reference: str
     methods: tuple[Method, ...]
     set: tuple[str, ...] = ()
+    bounds: tuple[str, ...] = ()
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     costs: tuple[str, ...] = ("MB", "hours", "peak GB")
 
@@ -99,6 +101,11 @@ def read_study(name: str) -> Study:
     reference = values.get("reference")
     if reference and not wrong and reference not in names:
         problems.append(f"reference: {reference!r} is no method{suggestion(reference, names)}")
+    bounds = values.get("bounds") or []
+    if not isinstance(bounds, list):
+        problems.append(f"bounds: expected a list of methods, got {bounds!r}")
+    elif not wrong:
+        problems += [f"bounds: {name!r} is no method{suggestion(name, names)}" for name in bounds if name not in names]
     if problems:
         raise BadInput("\n  ".join([f"{file}: {len(problems)} problem{'s' * (len(problems) > 1)}", *problems]))
     return Study(
@@ -111,6 +118,7 @@ def read_study(name: str) -> Study:
         reference=values["reference"],
         methods=tuple(methods),
         set=given,
+        bounds=tuple(bounds),
         columns=columns,
         **({"costs": tuple(values["costs"])} if "costs" in values else {}),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 from fedlit.collect import Spread
 from fedlit.patients import Patients
@@ -140,7 +141,8 @@ def _column(numbers: Sequence[Numbers], reference: Numbers, column: Column, pati
         for each, found in every
     ]
     is_lowest_best = column[0] == GAP or is_lower_better(reference.metric)
-    values = _marked(values, values[numbers.index(reference)].spread, is_lowest_best=is_lowest_best)
+    are_rivals = [each.row.name not in each.design.bounds for each in numbers]
+    values = _marked(values, values[numbers.index(reference)].spread, are_rivals, is_lowest_best=is_lowest_best)
     tests = {each.row.name: _test(each, reference, column, patients) for each in numbers if each is not reference}
     corrected = holm({name: found for name, found in tests.items() if isinstance(found, float)})
     done = []
@@ -151,26 +153,32 @@ def _column(numbers: Sequence[Numbers], reference: Numbers, column: Column, pati
     return done
 
 
-def _marked(values: Sequence[Value], reference: Spread, *, is_lowest_best: bool) -> list[Value]:
-    """The cells of a column: which is the best, which are level with it, and which beyond the reference."""
-    spreads = {value.spread.mean: value.spread for value in values if value.is_whole and value.spread.mean is not None}
+def _marked(
+    values: Sequence[Value], reference: Spread, are_rivals: Sequence[bool], *, is_lowest_best: bool
+) -> list[Value]:
+    """The cells of a column: which is the best, which are level with it, and which beyond the reference.
+
+    Level is what lies within the best one's deviation: by its own, a row that failed with one seed would be level.
+    """
+    compared = [value.is_whole and is_rival for value, is_rival in zip(values, are_rivals, strict=True)]
+    spreads = {value.spread.mean: value.spread for value in compress(values, compared) if value.spread.mean is not None}
     best = spreads[(min if is_lowest_best else max)(spreads)] if spreads else Spread.of([])
     return [
         replace(
             value,
-            is_best=value.is_whole and best.mean is not None and value.spread.mean == best.mean,
-            is_level=value.is_whole and _is_beyond(value.spread, best) is False,
-            is_beyond=_is_beyond(value.spread, reference) is True,
+            is_best=is_compared and best.mean is not None and value.spread.mean == best.mean,
+            is_level=is_compared
+            and value.spread.mean is not None
+            and not _is_beyond(value.spread, best, best.std or 0.0),
+            is_beyond=_is_beyond(value.spread, reference, max(value.spread.std or 0.0, reference.std or 0.0)),
         )
-        for value in values
+        for value, is_compared in zip(values, compared, strict=True)
     ]
 
 
-def _is_beyond(one: Spread, other: Spread) -> bool | None:
-    """Their means are further apart than the larger of their deviations; None where one has no mean."""
-    if one.mean is None or other.mean is None:
-        return None
-    return abs(one.mean - other.mean) > max(one.std or 0.0, other.std or 0.0)
+def _is_beyond(one: Spread, other: Spread, deviation: float) -> bool:
+    """Their means are further apart than this; not so where one has no mean."""
+    return one.mean is not None and other.mean is not None and abs(one.mean - other.mean) > deviation
 
 
 def _test(one: Numbers, reference: Numbers, column: Column, patients: Patients | None) -> float | str:

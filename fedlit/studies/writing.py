@@ -151,10 +151,11 @@ def reading(table: Scored) -> str:
     units, what = _units(table)
     over = "every column" if table.of_sites else "the column mean"
     has_spread = len(table.design.seeds) > 1 or seeds_differ(table)
-    level = ", and what lies within their deviations over seeds" if has_spread else ""
-    beyond = "by more than these and with " if has_spread else ""
+    aside = f" ({', '.join(table.design.bounds)} aside)" if table.design.bounds else ""
+    level = ", and what lies within its deviation over seeds" if has_spread else ""
+    beyond = "by more than both deviations, with " if has_spread else ""
     return (
-        f"Bold: the best of a column{level}. {MARK}: differs from {table.design.reference}, {beyond}p < 0.05 by "
+        f"Bold: the best of a column{aside}{level}. {MARK}: differs from {table.design.reference}, {beyond}p < 0.05 by "
         f"Wilcoxon's signed-rank test over paired {units} ({what}), corrected by Holm for the methods of the column; "
         f"in {over} over the {units} of all sites. With fewer than {FEWEST} {units} nothing is tested, nor where the "
         f"{units} by their ranks lean the other way than the mean over sites."
