@@ -80,17 +80,20 @@ class Federation:
             cohort    = algorithm.cohort(server, clients, self.sampling)
             broadcast = algorithm.broadcast(server)
             older     = algorithm.older(server, cohort)  # what those who lag behind still train from
+            num_bytes = self._bytes_down(cohort, broadcast, older, algorithm.num_begun_anew(server, cohort))
             aggregate = self.fleet.map(algorithm.local_update, cohort, broadcast, algorithm.aggregate, older)
             server    = replace(algorithm.server_update(server, aggregate), round=server.round + 1)
             self.fleet.commit()
-            num_bytes = self._bytes_down(cohort, broadcast, older)
             yield Round(server, tuple(cohort), aggregate, num_bytes, time.perf_counter() - start)
 
-    def _bytes_down(self, cohort: Sequence[str], broadcast: Broadcast, older: Mapping[str, Broadcast]) -> int:
+    def _bytes_down(
+        self, cohort: Sequence[str], broadcast: Broadcast, older: Mapping[str, Broadcast], num_begun_anew: int
+    ) -> int:
         """What the clients of a round are sent, with what they hear of each other; to the server nothing is sent."""
         cohort = [name for name in cohort if name != ROOT]
         forwarded = self.fleet.channel.num_bytes_forwarded(len(cohort))
-        return sum(size(older.get(name, broadcast)) + forwarded for name in cohort)
+        in_vain = num_begun_anew * size(broadcast)
+        return in_vain + sum(size(older.get(name, broadcast)) + forwarded for name in cohort)
 
     def score(
         self,

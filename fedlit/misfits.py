@@ -42,6 +42,10 @@ def of_members(config: DictConfig, algorithm: Algorithm, participants: Sequence[
     cohort = of_a_round(config, algorithm, participants)
     if cohort is not None:
         yield from told(lambda: algorithm.aggregate.coefficients(cohort))
+    if algorithm.aggregate.needs_validation:
+        without = ", ".join(site.name for site in participants or () if not len(site.val))
+        if without:
+            yield f"algorithm.aggregate: {algorithm.aggregate} needs validation pictures, which these lack: {without}"
     settings = {str(key): value for key, value in config.items()}
     yield from (f"algorithm: {problem}" for problem in algorithm.problems(settings))
     yield from of_optimizer(config)

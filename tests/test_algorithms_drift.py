@@ -155,6 +155,27 @@ def test_a_drift_is_what_a_client_sends_beside_its_model(sites):
         torch.testing.assert_close(value, wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_a_step_of_feddc_is_that_of_the_paper(sites):
+    """w - lr (grad F_k(w) + alpha h_k + g - g_k), in a second round of one step, of which all that is met is g_k."""
+    lr, algorithm = 0.1, FedDC(alpha=0.5)
+    plain_sgd = {"optimizer": lambda values: torch.optim.SGD(values, lr=lr), "steps": 1, "epochs": None}
+    federation, server = make_federation(sites, **plain_sgd)
+    server = run_rounds(federation, server, 1, algorithm)
+    client, old = federation.fleet.clients["a"], federation.fleet.memories["a"]
+    alone = FedAvg().local_update(client, FedAvg().broadcast(server))[0].weights
+    client.memory = old
+    update, memory = algorithm.local_update(client, algorithm.broadcast(server))
+    far = {}
+    for name, drift in old["drift"].items():
+        far[name] = server.slots["gradient"][name] - old["gradient"][name]
+        moved = alone[name] - lr * (0.5 * drift + far[name])
+        near = {"atol": 1e-6, "rtol": 1e-5}
+        torch.testing.assert_close(memory["gradient"][name], (server.weights[name] - moved) / lr, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(memory["drift"][name], drift + moved - server.weights[name], **near)
+        torch.testing.assert_close(update.weights[name], moved + drift + moved - server.weights[name], **near)
+    assert max(value.abs().max() for value in far.values()) > 1e-3
+
+
 def test_no_pull_is_uniform_fedavg(sites):
     plain = run_rounds(*make_federation(sites), 2, FedAvg(aggregate=Mean(by="uniform"))).weights
     assert sha256(run_rounds(*make_federation(sites), 2, FedDyn(alpha=0)).weights) == sha256(plain)

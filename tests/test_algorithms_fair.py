@@ -72,6 +72,9 @@ def test_the_worst_off_gain_shares(sites):
     federation, server = make_federation(sites)
     (round,) = federation.run(AFL(), server, 1)
     losses = {report.client: report.scalars["global_loss"] for report in round.aggregate.reports}
+    for name, client in federation.fleet.clients.items():
+        client.load(server.weights)
+        assert losses[name] == pytest.approx(client.loss_over(client.site.train))
     shares = round.server.scalars
     assert sorted(shares, key=shares.get) == sorted(losses, key=losses.get)
     mean = sum(losses.values()) / 3

@@ -44,6 +44,33 @@ def test_a_stale_change_counts_less_and_starts_from_its_own_version(sites):
         torch.testing.assert_close(value, wanted, atol=1e-6, rtol=1e-6)
 
 
+def test_each_change_in_a_buffer_starts_from_its_own_version(sites):
+    """w + lr / (n_a + n_c) (n_a (w_a - w) + n_c / sqrt(2) (w_c - w^0)): a began with this server, c with the first."""
+    buffer = FedBuff(lr=0.5, clock=Clock(seconds={"a": 1.0, "b": 1.5, "c": 2.8}))
+    first, rounds = played(buffer, sites, 2, Sampling(clients_per_round=2))
+    assert [each.cohort for each in rounds] == [("a", "b"), ("a", "c")]
+    before = rounds[0].server.weights
+
+    def learnt(site, server):
+        return run_rounds(make_federation([site])[0], server, server.round + 1, FedAvg()).weights
+
+    site_a, _, site_c = sites
+    of_a, of_c = learnt(site_a, Server(before, round=1)), learnt(site_c, first)
+    n_a, n_c = len(site_a.train), len(site_c.train) / math.sqrt(2)
+    for name, value in rounds[1].server.weights.items():
+        change = n_a * (of_a[name] - before[name]) + n_c * (of_c[name] - first.weights[name])
+        wanted = before[name] + 0.5 * change / (len(site_a.train) + len(site_c.train))
+        torch.testing.assert_close(value, wanted, atol=1e-6, rtol=1e-6)
+
+
+def test_what_was_sent_for_lost_updates_is_counted(sites):
+    models = []
+    for dropout in (0.0, 0.4):
+        server, rounds = played(FedBuff(clock=Clock(dropout=dropout)), sites, 6)
+        models.append(sum(each.bytes_down for each in rounds) / size(Server(server.weights)))
+    assert models[0] == 6 and models[1] in range(7, 20)
+
+
 def test_nobody_waits_for_the_slow(sites):
     _, rounds = played(FedBuff(clock=Clock(seconds={"a": 1, "b": 1.1, "c": 5})), sites, 10)
     assert "".join(name for each in rounds for name in each.cohort) == "ababababac"

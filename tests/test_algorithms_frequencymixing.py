@@ -117,6 +117,25 @@ def test_shares_are_drawn_from_nothing_to_the_strength_among_the_spectra_of_othe
     assert len(met) == 4 * (7 + 5 + 4)
 
 
+def test_it_is_the_mixed_pictures_that_are_trained_on(sites, monkeypatch):
+    made = []
+
+    def watched(images, others, shares):
+        made.append((images, mixed(images, others, shares)))
+        return made[-1][1]
+
+    monkeypatch.setattr("fedlit.algorithms.frequencymixing.mixed", watched)
+    federation, server = make_federation(sites)
+    server = run_rounds(federation, server, 1, FrequencyMixing())
+    client, algorithm = federation.fleet.clients["a"], FrequencyMixing()
+    update, _ = algorithm.local_update(client, algorithm.broadcast(server))
+    assert all((images - others).abs().max() > 0.05 for images, others in made)
+    client.load(server.weights)
+    pictures = iter([each for _, each in made])
+    client.fit(1, objective=lambda network, batch: client.objective(network, {**batch, "image": next(pictures)}))
+    assert sha256(client.weights()) == sha256(update.weights) and next(pictures, None) is None
+
+
 def test_a_client_alone_has_nothing_to_mix_with():
     site = [make_site("a")]
     found = run_rounds(*make_federation(site), 2, FrequencyMixing())

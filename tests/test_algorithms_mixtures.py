@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedlit.algorithms import APFL, FedAvg, Local, PFedMe
+from fedlit.algorithms import APFL, FedAvg, FedProx, Local, PFedMe
 from fedlit.algorithms.pfedme import Follower
 from fedlit.closing import own_share
 from fedlit.weights import lerp, sha256, subtract
@@ -66,6 +66,21 @@ def test_apfl_learns_its_share_down_the_slope():
     assert APFL().next_share(0.5, own, local, gradient) == 0.5
 
 
+def test_the_share_of_apfl_follows_the_gradient_of_the_mixture():
+    """alpha - alpha_lr <v - w, g>, in a round of one step of SGD."""
+    alpha, site, one_step = 0.4, [make_site("a")], {"steps": 1, "epochs": None}
+    after, memories = trained(site, APFL(alpha=alpha, alpha_lr=0.5), **sgd(0.1), **one_step)
+    federation, first = make_federation(site, **sgd(1.0), **one_step)
+    mixture = lerp(after.weights, first.weights, alpha)  # of one client, w is the server's and v is still the first
+    client = federation.fleet.clients["a"]
+    client.load(mixture)
+    client.fit(0)
+    apart, gradient = subtract(memories["a"]["own"], after.weights), subtract(mixture, client.weights())
+    slope = sum((apart[name] * value).sum().item() for name, value in gradient.items())
+    assert memories["a"]["mixture"]["alpha"].item() == pytest.approx(alpha - 0.5 * slope, abs=1e-5)
+    assert abs(0.5 * slope) > 1e-3
+
+
 def test_apfl_remembers_the_share_it_has_learnt(sites):
     _, memories = trained(sites, APFL(alpha_lr=0.01), 2)
     found = {name: memory["mixture"]["alpha"].item() for name, memory in memories.items()}
@@ -78,13 +93,14 @@ def test_pfedme_that_is_not_pulled_and_follows_every_step_is_fedavg(sites):
     assert sha256(memories["a"]["personal"]) != sha256(memories["b"]["personal"])
 
 
-def test_the_server_of_pfedme_goes_a_part_of_the_way(sites):
-    """w + lr (mean - w), beta in the paper."""
-    whole, half = (trained(sites, PFedMe(lr=lr))[0].weights for lr in (1.0, 0.5))
-    start = make_federation(sites)[1].weights
-    for name, value in half.items():
-        torch.testing.assert_close(value, (start[name] + whole[name]) / 2, atol=1e-6, rtol=1e-6)
-        assert not torch.equal(start[name], whole[name])
+def test_pfedme_whose_local_model_waits_for_the_end_of_the_round_is_fedprox(sites):
+    """pull/2 |theta - w|^2 then is mu/2 |w_k - w|^2."""
+    waiting, pulled = PFedMe(pull=5.0, inner_steps=10**6, share=1), FedProx(mu=5.0)
+    found, wanted = (trained(sites, each, 2, **sgd(0.1))[0].weights for each in (waiting, pulled))
+    free = trained(sites, FedAvg(), 2, **sgd(0.1))[0].weights
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-6)
+    assert max((free[name] - value).abs().max() for name, value in wanted.items()) > 1e-3
 
 
 def test_the_stronger_the_pull_the_nearer_the_personal_model_to_the_local_one():

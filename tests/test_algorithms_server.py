@@ -9,7 +9,18 @@ import pytest
 import torch
 
 from fedlit.aggregation import Mean
-from fedlit.algorithms import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedNova, FedYogi, QFedAvg, Scaffold
+from fedlit.algorithms import (
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedBuff,
+    FedNova,
+    FedYogi,
+    PFedMe,
+    QFedAvg,
+    Scaffold,
+)
 from fedlit.config import check
 from fedlit.config import load as read_config
 from fedlit.messages import Aggregate, Report, Server, Update
@@ -152,6 +163,16 @@ def test_the_server_knows_nothing_of_what_stays_local(algorithm, sites):
 def test_what_cannot_be_is_refused(make, named):
     with pytest.raises(ValueError, match=named):
         make()
+
+
+@pytest.mark.parametrize("kind", [Scaffold, PFedMe, FedBuff], ids=lambda each: each.__name__)
+def test_a_server_with_half_the_rate_goes_half_the_way(kind, sites):
+    """w + lr (mean - w)."""
+    whole, half = (run_rounds(*make_federation(sites), 1, kind(lr=lr)).weights for lr in (1.0, 0.5))
+    start = make_federation(sites)[1].weights
+    for name, value in half.items():
+        torch.testing.assert_close(value, (start[name] + whole[name]) / 2, atol=1e-6, rtol=1e-6)
+        assert not torch.equal(start[name], whole[name])
 
 
 def test_a_first_round_is_uniform_fedavg_for_scaffold(sites):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import fedlit
+from tests.conftest import fedlit, write_manifest
 
 NOT_DEFINED = "updates a round or more"
 MASKED = ("transform=secure_aggregation", "transform.secure_aggregation.threshold=4")
@@ -59,6 +59,15 @@ WORDS = {
     "an inner head that is all": (
         ("algorithm=ditto", "algorithm.inner=fedper", "algorithm.inner.head=['*']"),
         "  algorithm.inner.head: ['*'] is all that is trained of UNet",
+    ),
+    "nothing to compress": (("algorithm=local", "transform=top_k"), "Local sends no updates of members; use no transf"),
+    "nobody to keep private": (
+        ("algorithm=centralized", "algorithm.aggregate=uniform", "transform=differential_privacy"),
+        "Centralized sends no updates of members",
+    ),
+    "too small a part at either end": (
+        ("algorithm.aggregate=trimmed_mean", "algorithm.aggregate.fraction=0.1"),
+        "needs 10 updates a round or more (to leave out one at either end), and there are 3; leave out a larger",
     ),
     "nobody who could keep": (("algorithm=centralized", "keep_local=[head.bias]"), "has no member that could keep"),
     "an activation without its loss": (("activation=softmax",), "does not fit loss"),
@@ -140,3 +149,13 @@ def test_pictures_of_unknown_size_are_looked_at_before_the_first_round(config_fi
         capsys.readouterr()
     )
     assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_check_says_who_has_no_validation_pictures_to_be_weighed_by(config_file, tmp_path, capsys):
+    (tmp_path / "blind").mkdir()
+    write_manifest(tmp_path / "blind", {"a": (2, 1, 1), "b": (2, 0, 1), "c": (2, 0, 1)})
+    words = (f"data.root={tmp_path / 'blind'}", "unseen_sites=[]")
+    assert fedlit("check", config_file, *words) == 0
+    capsys.readouterr()
+    assert fedlit("check", config_file, *words, "algorithm.aggregate.by=validation_loss") == 2
+    assert "Mean(by='validation_loss') needs validation pictures, which these lack: b, c" in capsys.readouterr().err

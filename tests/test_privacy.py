@@ -195,15 +195,17 @@ def test_without_noise_and_clipping_it_is_training_on_the_same_batches(penalty):
         torch.testing.assert_close(client.weights()[name], value.detach(), atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("secure", [False, True])
-def test_the_noise_of_a_step_has_the_deviation_that_is_counted(secure):
-    """A gradient that is clipped to next to nothing leaves the noise: z C / L in every entry, by a step of SGD."""
+def test_the_noise_of_steps_has_the_deviation_that_is_counted(secure, steps):
+    """A gradient that is clipped to next to nothing leaves the noise, drawn anew in each step: z C / L in every entry,
+    by a step of SGD."""
     settings = CaseLevel(clip=1e-3, noise_multiplier=50.0, epsilon=None, secure_noise=secure)
-    plan = private(settings, steps=1, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0))
+    plan = private(settings, steps=steps, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0))
     client = fitted(plan)
     first = client.resident.first
     moved = torch.cat([(value - first[name]).flatten() for name, value in client.weights().items()]).double()
-    assert kstest((moved / (50.0 * 1e-3 / 4)).numpy(), "norm").pvalue > 1e-4 and len(moved) > 1000
+    assert kstest((moved / (steps**0.5 * 50.0 * 1e-3 / 4)).numpy(), "norm").pvalue > 1e-4 and len(moved) > 1000
 
 
 def test_seeded_noise_is_addressed_and_a_step_without_a_case_is_noise_alone():

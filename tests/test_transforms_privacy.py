@@ -106,6 +106,20 @@ def test_the_noise_has_the_deviation_that_was_asked_for(secure):
     assert kstest((drawn / (1.5 * 2.0 / 5)).numpy(), "norm").pvalue > 1e-4
 
 
+@pytest.mark.parametrize("secure", [False, True])
+def test_statistics_and_slots_have_noise_as_all_else(secure):
+    start = {"norm.running_mean": torch.zeros(200, 100), "w": torch.zeros(200, 100)}
+    slots = {"control": {"w": torch.zeros(200, 100)}}
+    fleet = rounds.make_fleet(
+        NAMES, transforms=[DifferentialPrivacy(clip=2.0, noise_multiplier=1.5, secure_noise=secure)]
+    )
+    found = rounds.play(fleet, UNIFORM.aggregate, dict.fromkeys(NAMES, start), start=start, slots=slots)
+    parts = [*found.weights.values(), *found.slots["control"].values()]
+    for value in parts:
+        assert kstest((value.double().flatten() / (1.5 * 2.0 / 5)).numpy(), "norm").pvalue > 1e-4
+    assert len(parts) == 3 and not any(torch.equal(parts[0], other) for other in parts[1:])
+
+
 def test_seeded_noise_is_addressed_and_system_noise_never_the_same():
     like = {"a": torch.zeros(50), "b": torch.zeros(50), "counter": torch.zeros(1, dtype=torch.int64)}
     one, again, other = (seeded_noise(like, 1.0, *place) for place in ((0, 1), (0, 1), (0, 2)))

@@ -84,8 +84,22 @@ def test_masks_come_off_the_sum_of_those_that_are_left(present):
     total = sum(masked[name] for name in present)
     wanted = sum(values[name] for name in present)
     assert not (total == wanted).any()
-    unmask(total, keys, {name: members[name].reveal(present) for name in present}, 3, "round 0")
+    unmask(total, keys, present, {name: members[name].reveal(present) for name in present}, 3, "round 0")
     assert torch.equal(total, wanted)
+
+
+def test_who_has_sent_and_is_gone_before_shares_are_told_is_in_the_sum():
+    members, keys, _ = met()
+    values = {name: torch.full((4,), place) for place, name in enumerate(NAMES, start=1)}
+    present, tellers = NAMES[:4], ("a", "c", "d")  # e has sent nothing, b is gone since
+    total = sum(members[name].mask(values[name]) for name in present)
+    told = {name: members[name].reveal(present) for name in tellers}
+    masked = total.clone()
+    with pytest.raises(ClientFailed, match="2 of 5 members have told their shares, fewer than the threshold of 3"):
+        unmask(masked, keys, present, {name: told[name] for name in "ac"}, 3, "round 0")
+    assert torch.equal(masked, total)
+    unmask(total, keys, present, told, 3, "round 0")
+    assert torch.equal(total, sum(values[name] for name in present))
 
 
 def test_a_masked_vector_looks_like_chance():

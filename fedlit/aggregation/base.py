@@ -149,6 +149,9 @@ class Comparing(Aggregation):
     takes_any: ClassVar[bool] = False
     """The rule judges updates with NaN or Inf itself; otherwise their clients have failed."""
 
+    remedy: ClassVar[str] = "assume fewer malicious clients"
+    """What to change of the rule where a round has too few updates for it."""
+
     @property
     def needs_gram(self) -> bool:
         """`choose` looks at the inner products."""
@@ -165,7 +168,7 @@ class Comparing(Aggregation):
         if num_updates < least:
             raise BadInput(
                 f"algorithm.aggregate: {self} needs {least} updates a round or more ({reason}), and there are "
-                f"{num_updates}; assume fewer malicious clients, let more take part, or use another rule"
+                f"{num_updates}; {self.remedy}, let more take part, or use another rule"
             )
 
     def coefficients(self, num_samples: Mapping[str, int]) -> Coefficient:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,6 +20,8 @@ class TrimmedMean(Comparing):
     """
 
     fraction: float = 0.2
+
+    remedy: ClassVar[str] = "leave out a larger fraction, or 0"
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction < 0.5:

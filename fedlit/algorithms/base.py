@@ -52,6 +52,9 @@ class Algorithm(ABC):
     keeps_local: ClassVar[bool] = False
     """Members keep some entries by themselves, beside those of the experiment's `keep_local`."""
 
+    sends_updates: ClassVar[bool] = True
+    """Members send what they have learnt, each its own."""
+
     sends_training_alone: ClassVar[bool] = False
     """All that leaves a site is made of what it was sent and of what one call of `client.fit` makes of that, the number
     of its pictures and the loss told; what is told of pictures otherwise gets no noise with `privacy`."""
@@ -98,6 +101,10 @@ class Algorithm(ABC):
     def older(self, server: Server, cohort: Sequence[str]) -> Mapping[str, Broadcast]:
         """What those clients of the cohort have seen that began before this round; all others see `broadcast`."""
         return {}
+
+    def num_begun_anew(self, server: Server, cohort: Sequence[str]) -> int:
+        """How many updates were lost and begun again with this round's broadcast, before those of the cohort came."""
+        return 0
 
     @abstractmethod
     def local_update(self, client: Client, broadcast: Broadcast) -> tuple[Update, Slots]:

@@ -16,6 +16,7 @@ from fedlit.data.site import Site
 class Centralized(Algorithm):
     """One client holds the training pictures of all sites and trains as under FedAvg."""
 
+    sends_updates: ClassVar[bool] = False
     sends_training_alone: ClassVar[bool] = True
 
     def participants(self, sites: Sequence[Site]) -> list[Site]:

@@ -23,11 +23,13 @@ class Job(NamedTuple):
 
 
 class Arrivals(NamedTuple):
-    """Whose updates are the first to arrive, when the last of them does, and what all clients are at by then."""
+    """Whose updates are the first to arrive, when the last of them does, what all clients are at by then, and how many
+    updates were lost meanwhile."""
 
     names: list[str]
     now: float
     jobs: dict[str, Job]
+    num_lost: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Clock:
         """The first `count` updates that arrive after the server's last step; a lost one is begun again at once."""
         jobs, now = self.jobs(server), server.scalars.get("clock", 0.0)
         names: list[str] = []
+        num_lost = 0
         while len(names) < count:
             name = min(jobs.keys() - set(names), key=lambda name: (jobs[name].ends, name))
             job = jobs[name]
@@ -82,9 +85,10 @@ class Clock:
             if self.is_lost(name, job):
                 attempt = job.attempt + 1 if job.round == server.round else 0
                 jobs[name] = self.begin(name, server.clients, server.round, now, attempt)
+                num_lost += 1
             else:
                 names.append(name)
-        return Arrivals(names, now, jobs)
+        return Arrivals(names, now, jobs, num_lost)
 
     def jobs(self, server: Server) -> dict[str, Job]:
         """What clients are at when the server's round begins, as its scalars tell; before the first, all begin."""

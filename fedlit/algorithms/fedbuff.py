@@ -54,6 +54,9 @@ class FedBuff(Algorithm):
             for name, round in begun.items()
         }
 
+    def num_begun_anew(self, server: Server, cohort: Sequence[str]) -> int:
+        return self.clock.arrivals(server, len(cohort)).num_lost
+
     def local_update(self, client: Client, broadcast: Broadcast) -> tuple[Update, Slots]:
         client.load(broadcast.weights)
         client.fit(broadcast.round)

@@ -38,7 +38,7 @@ class IOPFL(Personalising):
         tolerance: of validation Dice, for which a site stays nearer to the global model.
     """
 
-    neutral: ClassVar[Mapping[str, Any]] = {"mixing": None}
+    neutral: ClassVar[Mapping[str, Any]] = {"mixing": None, "alpha": 0.0}
 
     alpha: float = 0.8
     mixing: tuple[float, ...] | None = (0.0, 0.25, 0.5, 0.75, 1.0)

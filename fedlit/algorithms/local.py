@@ -14,6 +14,7 @@ from fedlit.messages import Aggregate, Broadcast, Server, Slots, Update
 class Local(Algorithm):
     """Each site's own model goes on from where it was; only the common first state is shared, and no byte is sent."""
 
+    sends_updates: ClassVar[bool] = False
     sends_training_alone: ClassVar[bool] = True
 
     @property

@@ -79,6 +79,9 @@ class Personalising(Algorithm):
     def older(self, server: Server, cohort: Sequence[str]) -> Mapping[str, Broadcast]:
         return self.inner.older(server, cohort)
 
+    def num_begun_anew(self, server: Server, cohort: Sequence[str]) -> int:
+        return self.inner.num_begun_anew(server, cohort)
+
     def local_update(self, client: Client, broadcast: Broadcast) -> tuple[Update, Slots]:
         whole = with_kept(client, broadcast)
         update, memory = self.inner.local_update(client, broadcast)

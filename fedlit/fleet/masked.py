@@ -102,7 +102,7 @@ class Masked:
         )
         start = self._start(like)
         total = self.world.add_up(self.total if self.like is not None else torch.zeros_like(start, dtype=torch.int64))
-        unmask(total, self.keys, revealed, self.threshold, self.context)
+        unmask(total, self.keys, coefficients.keys(), revealed, self.threshold, self.context)
         flat = start + self.secure.from_fixed_point(total, math.fsum(coefficients.values()))
         return Outcome(shaped(flat.to(self.world.fabric.device), like), {}, {})
 

@@ -32,6 +32,8 @@ class Transform(ABC):
             before: the transforms that come before this one.
             num_members: how many clients there are, where it is known.
         """
+        if not getattr(algorithm, "sends_updates", True):
+            yield f"{type(algorithm).__name__} sends no updates of members; use no transforms"
         if exchanged := getattr(algorithm, "exchanged", ""):
             yield f"{type(algorithm).__name__} sends {exchanged}, which has to arrive as it is; use no transforms"
         for other in before:

@@ -149,22 +149,35 @@ def add_mask(total: Tensor, key: bytes, factor: int) -> None:
 
 
 def unmask(
-    total: Tensor, keys: Mapping[str, PublicKeys], revealed: Mapping[str, Revealed], threshold: int, context: str
+    total: Tensor,
+    keys: Mapping[str, PublicKeys],
+    present: Collection[str],
+    revealed: Mapping[str, Revealed],
+    threshold: int,
+    context: str,
 ) -> None:
     """What the server does, in place: take all masks off the sum over those that have sent something.
 
     Args:
         total: int64, modulo 2^64.
         keys: of all members of the round.
-        revealed: by those that have sent something.
+        present: those that have sent something.
+        revealed: by those of them that were still there to tell.
+
+    Raises:
+        ClientFailed: these are fewer than the threshold; nothing is taken off.
     """
-    present = sorted(revealed)
-    for name in present:
+    if len(revealed) < threshold:
+        raise ClientFailed(
+            f"{len(revealed)} of {len(keys)} members have told their shares, fewer than the threshold of {threshold}: "
+            "what was sent stays masked"
+        )
+    for name in sorted(present):
         add_mask(total, _joined(name, keys, {teller: told.seeds for teller, told in revealed.items()}, threshold), -1)
     for name in sorted(keys.keys() - set(present)):
         secret = _joined(name, keys, {teller: told.masking for teller, told in revealed.items()}, threshold)
         private = X25519PrivateKey.from_private_bytes(secret)
-        for other in present:  # has counted the mask that the missing one has not taken away
+        for other in sorted(present):  # has counted the mask that the missing one has not taken away
             add_mask(total, agreed(private, keys[other].masking, f"{context}/mask"), -sign(other, name))
 
 
