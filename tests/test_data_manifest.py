@@ -418,6 +418,20 @@ def test_labels_that_look_wrong_are_remarked_and_not_refused(hospitals, share, w
     assert b.remarks == () and [words in text for text in a.remarks] == ([True] if words else [])
 
 
+def test_colour_that_is_lost_is_remarked(hospitals):
+    """Three equal channels, as grey pictures are often saved, lose nothing."""
+    root, _ = hospitals
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    pictures = sorted((root / "images").glob("a*"))
+    for number, path in enumerate(pictures):
+        save(path, grey + np.uint8(number) if number else np.dstack([grey[..., 0], grey[..., 0].T, grey[..., 0]]))
+    for _ in range(2):  # decoded and from the cache
+        a, b = manifest(root).load()
+        text = f"site a: 1 of {len(pictures)} cases are in colour and become grey; data.channels=3 keeps it"
+        assert a.remarks == (text,) and b.remarks == ()
+    assert all(site.remarks == () for site in manifest(root, channels=3).load())
+
+
 def test_who_only_reads_a_manifest_loads_no_torch():
     """Nor OpenCV nor SciPy: `prepare`, `inspect`, `partition` and tools of a study begin in a tenth of a second."""
     modules = "fedlit.data.manifest, fedlit.data.checks, fedlit.preparation.prepare, fedlit.inspection.inspecting"

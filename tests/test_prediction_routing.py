@@ -24,6 +24,7 @@ from fedlit.prediction.features import feature_statistics
 from fedlit.prediction.gates import FORMS, Gate
 from fedlit.prediction.normalisation import settle, use_batch_statistics
 from fedlit.prediction.routed_layers import RoutedLayer
+from fedlit.prediction.routed_network import routable
 from fedlit.prediction.steadiest import take_steadiest
 from fedlit.resident import Resident
 from fedlit.weights import sha256
@@ -137,6 +138,30 @@ def test_experts_and_frozen_parameters_keep_every_bit(make):
         predicted(routing(gates=gates).prepare(learnt, unlabelled()), unlabelled())
     assert (state(learnt), sha256(frozen)) == before
     assert {name for name, value in network.named_parameters() if not value.requires_grad} == frozen.keys()
+
+
+def stacks(model):
+    """The experts as a routed network holds them."""
+    network = model.model.__self__.network
+    return {name: value for name, value in network.named_buffers() if name.endswith("stack")}
+
+
+def test_experts_lie_in_a_network_once_and_adapting_leaves_them_as_they_are():
+    learnt, images = at_site(), unlabelled()
+    rest, adapted = (stacks(routing(adaptation).prepare(learnt, images)) for adaptation in (AT_REST, FEW))
+    assert rest.keys() == adapted.keys() and sha256(rest) == sha256(adapted)
+    held = sum(value.numel() for value in rest.values())
+    assert held == (1 + len(learnt.experts)) * sum(value.numel() for value in routed_entries(learnt))
+    model = routing(AT_REST).prepare(learnt, images)
+    places = {name: value.data_ptr() for name, value in stacks(model).items()}
+    predicted(model, images)
+    assert {name: value.data_ptr() for name, value in stacks(model).items()} == places
+
+
+def routed_entries(learnt):
+    """Kernels and biases of the layers that are routed."""
+    network = learnt.resident.network
+    return [value for layer in routable(network, learnt.resident.trained()) for value in layer.parameters()]
 
 
 @pytest.mark.parametrize("protocol", ["transductive", "online"])

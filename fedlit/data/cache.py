@@ -28,7 +28,7 @@ from fedlit.errors import BadInput
 from fedlit.files import replacing, write_atomically
 from fedlit.storage import locked, read_json, writing_to
 
-FORMAT = 2  # part of every pack's key: raise it when decoding or preparing changes
+FORMAT = 3  # part of every pack's key: raise it when decoding or preparing changes
 NUM_THREADS = min(8, os.cpu_count() or 1)
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Files:
 class PackedCase:
     """A case's pictures in a pack: numbers `first` to `first + num_slices - 1`; size and spacing are as decoded.
 
-    `foreground` is the share of the pixels that belong to a class, in [0, 1].
+    `foreground` is the share of the pixels that belong to a class, in [0, 1]; `turned_grey`: it was in colour.
     """
 
     first: int
@@ -55,6 +55,7 @@ class PackedCase:
     spacing: tuple[float, ...] | None
     is_volume: bool
     foreground: float
+    turned_grey: bool
 
 
 def file_hashes(paths: Sequence[Path], *, root: Path, cache: Path) -> dict[Path, str]:
@@ -118,8 +119,8 @@ def _opened(folder: Path) -> tuple[Pack, dict[str, PackedCase]] | None:
         log.warning("the cached pictures in %s are damaged (%s): decoding them again", folder, error)
         return None
     return pack, {
-        key: PackedCase(first, num, tuple(size), tuple(spacing) if spacing else None, is_volume, foreground)
-        for key, (first, num, size, spacing, is_volume, foreground) in cases.items()
+        key: PackedCase(first, num, tuple(size), tuple(spacing) if spacing else None, *others)
+        for key, (first, num, size, spacing, *others) in cases.items()
     }
 
 
@@ -162,7 +163,8 @@ def _write(folder: Path, files: Mapping[str, Files], preparation: Preparation, d
             masks.write(codes.data)
             foreground = np.count_nonzero(codes) / codes.size
             size = decoded.array.shape[1:3]
-            cases[key] = (len(sizes), len(codes), size, decoded.spacing, decoded.is_volume, foreground)
+            grey = preparation.turns_grey(decoded)
+            cases[key] = (len(sizes), len(codes), size, decoded.spacing, decoded.is_volume, foreground, grey)
             sizes += [codes.shape[1:]] * len(codes)
         masks.seek(0)
         shutil.copyfileobj(masks, pixels)

@@ -7,8 +7,12 @@ import statistics
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedlit.data.manifest import Row, refuse
+
+if TYPE_CHECKING:
+    from fedlit.data.cache import PackedCase
 
 MOST_FOREGROUND = 0.6
 """Of a site's usual picture, in [0, 1]: more looks as if the background were the foreground."""
@@ -81,6 +85,12 @@ def duplicates(rows: Iterable[Row], digests: Mapping[Path, str], *, file: str) -
     ]
 
 
+def remarks_on(site: str, cases: Sequence[PackedCase]) -> tuple[str, ...]:
+    """What a person should know of a site's decoded cases before training."""
+    labels = suspicious_labels(site, [case.foreground for case in cases])
+    return labels + lost_colour(site, [case.turned_grey for case in cases])
+
+
 def suspicious_labels(site: str, foreground: Sequence[float]) -> tuple[str, ...]:
     """What the shares of foreground in a site's cases, in [0, 1], say against its masks or the label map."""
     if not foreground:
@@ -94,6 +104,16 @@ def suspicious_labels(site: str, foreground: Sequence[float]) -> tuple[str, ...]
             " data.background (`fedlit inspect` shows the masks)",
         )
     return ()
+
+
+def lost_colour(site: str, turned_grey: Sequence[bool]) -> tuple[str, ...]:
+    """That so many of a site's cases were in colour and are not now."""
+    count = sum(turned_grey)
+    if not count:
+        return ()
+    return (
+        f"site {site}: {count} of {len(turned_grey)} cases are in colour and become grey; data.channels=3 keeps it",
+    )
 
 
 def _suggestion(name: str, sites: Collection[str]) -> str:

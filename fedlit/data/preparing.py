@@ -43,6 +43,11 @@ class Preparation:
         except BadInput as error:
             raise BadInput(f"{image}: {error}") from error
 
+    def turns_grey(self, picture: Picture) -> bool:
+        """Whether a picture in colour, and not just of three equal channels, loses it."""
+        array = picture.array
+        return self.channels == 1 and array.shape[-1] == 3 and bool((array[..., 1:] != array[..., :1]).any())
+
     def image(self, picture: Picture) -> np.ndarray:
         """[D, H, W, C], uint8 or uint16, whose whole range means [0, 1]."""
         array = _with_channels(picture.array, self.channels)

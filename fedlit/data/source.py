@@ -18,8 +18,8 @@ from fedlit.data.checks import (
     listed_twice,
     no_training,
     patients_in_two_splits,
+    remarks_on,
     roles_of,
-    suspicious_labels,
 )
 from fedlit.data.manifest import (
     SPLITS,
@@ -251,8 +251,7 @@ class Manifest:
                 augmentation=augmentation if split == "train" else None,
                 name=rows[0].site,
             )
-        remarks = suspicious_labels(rows[0].site, [places[key].foreground for key in keys.values()])
-        return splits, remarks, problems
+        return splits, remarks_on(rows[0].site, [places[key] for key in keys.values()]), problems
 
 
 def _several(value: object) -> tuple:
