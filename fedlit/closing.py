@@ -74,7 +74,7 @@ def of_guard(members: Iterable[str], progress: Progress) -> dict[str, Mapping[st
 
 def own_share(memory: Slots) -> float | None:
     """How much of a client's personal model is a model of its own, from 0 to 1, where it is a mixture."""
-    share = memory.get("mixture", {}).get("share")  # of earlier versions some remember another
+    share = memory.get("mixture", {}).get("share")  # memories that earlier versions saved may lack it
     return None if share is None else share.item()
 
 

@@ -17,7 +17,7 @@ from fedlit.metrics import Scoring
 from fedlit.prediction import Predictor
 from fedlit.record import MetricRow, Record
 from fedlit.rundir import RunDirectory
-from fedlit.sharing import beside, bytes_shared, load_experts, save_experts, share
+from fedlit.sharing import bytes_shared, joined, load_experts, save_experts, share
 from fedlit.summary import site_metrics
 
 
@@ -104,9 +104,11 @@ class Examination:
             self.federation.fleet.watch.warn(
                 f"the global model of {', '.join(without)} takes the mean over members of the entries that they keep"
             )
+        else:  # whatever fails from here on, these are scored
+            self._test(state, record, self.of_rounds, {})
         experts = self._share(state.server, needs, keeps_old=before is not None) if needs else {}
-        for predictors in (self.of_rounds, self.of_the_end):  # what fails at the end loses nothing that came before
-            self._test(state, record, predictors, experts)
+        for name, predictor in (self.predictors if without else self.of_the_end).items():
+            self._test(state, record, {name: predictor}, experts)
         if not needs:
             return None if before is None else dict(before)
         old = before or {"members": [], "what": [], "for": [], "bytes_up": 0, "bytes_down": 0}
@@ -139,14 +141,15 @@ class Examination:
 
         self.federation.fleet.memories = dict(state.memories)
         chosen = self.federation.fleet.world.on_first(choose)
-        experts = load_experts(self.run_dir / "experts") if self.without_kept else {}
+        experts = load_experts(self.run_dir / "experts", state.server.round) if self.without_kept else {}
         self.federation.fleet.each(partial(self._save_pictures, state.server, chosen, experts), sorted(chosen))
 
     def _share(self, server: Server, needs: set[str], *, keeps_old: bool) -> dict[str, Expert]:
         experts = share(self.federation, server, needs, scoring=self.scoring, classes=self.classes)
         if self.is_first:
             folder = self.run_dir / "experts"
-            save_experts(folder, beside(load_experts(folder), experts) if keeps_old else experts)
+            old = load_experts(folder, server.round) if keeps_old else {}
+            save_experts(folder, joined(old, experts), server.round)
         return experts
 
     def _test(

@@ -41,11 +41,11 @@ class Round:
 
 
 class Predicted(NamedTuple):
-    """A case's planes [slices, K, H, W], and of a mixture how much of each member (layer, member) went into them."""
+    """A case's planes [slices, K, H, W], and of a mixture its gates: how much of each member went into each layer."""
 
     case: Case
     planes: Tensor
-    shares: Mapping[tuple[str, str], float]
+    gates: Mapping[tuple[str, str], float]  # by (layer, member)
 
 
 class Scores(NamedTuple):
@@ -114,14 +114,18 @@ class Federation:
         Args:
             experts: what members share with the predictors that need it.
         """
-        names = sorted(name for name in names or self.sites if len(getattr(self.sites[name], split)))
+        asked = self.sites if names is None else names
+        names = sorted(name for name in asked if len(getattr(self.sites[name], split)))
         found = Scores([], [])
         for model, predictor in predictors.items():
             of_its_roles = [name for name in names if self.sites[name].role in predictor.roles]
             if names and not of_its_roles:
                 self.fleet.watch.warn(f"{model} is for {' and '.join(predictor.roles)} sites, and there is none")
-            for remark in predictor.remarks(self.fleet.workbench.resident) if of_its_roles else ():
-                self.fleet.watch.warn(f"{model}: {remark}")
+            if of_its_roles:
+                pictures = getattr(self.sites[of_its_roles[0]], split)
+                learnt = self.learnt(server, of_its_roles[0], num_classes=pictures.num_classes)
+                for remark in predictor.remarks(learnt, pictures.unlabelled()):
+                    self.fleet.watch.warn(f"{model}: {remark}")
             score = partial(self._score_site, predictor, server, experts or {}, scoring, metrics, split)
             for site, (scores, gates) in self.fleet.each(score, of_its_roles).items():
                 if not scores:
@@ -149,14 +153,14 @@ class Federation:
         pictures = getattr(self.sites[name], split)
         read = masks if set(FEDFMS).isdisjoint(metrics) else levels
         scores, gates = [], []
-        for case, prediction, shares in self.predict(predictor, server, name, pictures, read=read, experts=experts):
+        for case, prediction, of_case in self.predict(predictor, server, name, pictures, read=read, experts=experts):
             target = pictures.batch(case.indices)["target"].bool()
             scored = scoring.score(
                 as_case(prediction, case).numpy(), as_case(target, case).numpy(),
                 spacing=case.spacing, names=metrics, numbers=case.numbers,
             )  # fmt: skip
             scores += [(case.id, *score) for score in scored]
-            gates += [(case.id, layer, member, value) for (layer, member), value in shares.items()]
+            gates += [(case.id, layer, member, value) for (layer, member), value in of_case.items()]
         return scores, gates
 
     def predict(
@@ -179,16 +183,18 @@ class Federation:
         model = predictor.prepare(learnt, unlabelled)
         if model is None:
             return
-        for group in batches_of_cases(cases or unlabelled.cases, pictures.size is not None, self.batch_size):
+        mixture = model if isinstance(model, Mixture) else None
+        cases = unlabelled.cases if cases is None else cases
+        for group in batches_of_cases(cases, pictures.size is not None, self.batch_size):
             indices = [index for case in group for index in case.indices]
             planes, gates = [], []
             for start in range(0, len(indices), self.batch_size):
                 images = unlabelled.images(indices[start : start + self.batch_size])
                 planes.append(self._planes(model, pictures.num_classes, read, images))
-                gates.append(model.gates.float().cpu() if isinstance(model, Mixture) else torch.empty(len(images), 0))
+                gates.append(mixture.gates.float().cpu() if mixture else torch.empty(len(images), 0))
             sizes = [len(case.indices) for case in group]
             parts = zip(group, torch.cat(planes).split(sizes), torch.cat(gates).split(sizes), strict=True)
-            yield from (Predicted(case, found, shares(model, gate.mean(0))) for case, found, gate in parts)
+            yield from (Predicted(case, found, by_layer(mixture, gate.mean(0))) for case, found, gate in parts)
 
     def learnt(
         self, server: Server, name: str, *, num_classes: int, experts: Mapping[str, Expert] | None = None
@@ -207,6 +213,7 @@ class Federation:
             num_classes=num_classes,
             seed=self.sampling.seed,
             batch_size=self.batch_size,
+            channels=next(iter(self.sites.values())).train.channels,
             lend=bench.lend,
         )
 
@@ -217,14 +224,14 @@ class Federation:
         return read(model(images), num_classes).cpu()
 
 
-def shares(model: Model, gates: Tensor) -> dict[tuple[str, str], float]:
+def by_layer(mixture: Mixture | None, gates: Tensor) -> dict[tuple[str, str], float]:
     """By layer and member, the gates [layers, members] of a case; none where the model is no mixture."""
-    if not isinstance(model, Mixture):
+    if mixture is None:
         return {}
     return {
         (layer, member): gates[row, column].item()
-        for row, layer in enumerate(model.layers)
-        for column, member in enumerate(model.members)
+        for row, layer in enumerate(mixture.layers)
+        for column, member in enumerate(mixture.members)
     }
 
 

@@ -23,6 +23,7 @@ from fedlit.data.request import channels_first
 from fedlit.data.source import Manifest
 from fedlit.errors import BadInput
 from fedlit.first_network import bind_network, first_network
+from fedlit.hardware import differentiable
 from fedlit.messages import Expert
 from fedlit.misfits import kept_entries
 from fedlit.prediction import Learnt, Model, Predictor
@@ -100,11 +101,18 @@ def open_model(
         resident,
         memory,
         kept,
-        shared_experts(directory, predictor, name, has_personal="personal" in algorithm.models or bool(kept)),
+        shared_experts(
+            directory,
+            predictor,
+            name,
+            round=state.server.round,
+            has_personal="personal" in algorithm.models or bool(kept),
+        ),
         site=site or "",
         num_classes=len(source.classes),
         seed=config.seed,
         batch_size=config.batch_size,
+        channels=source.channels,
         lend=lend,
     )
     is_asked = files and predictor.is_final  # the others look at no picture: theirs are decoded once, to be predicted
@@ -127,16 +135,19 @@ def in_precision(network: nn.Module, *, precision: str) -> Model:
 
     def model(images: Tensor) -> Tensor:
         weight = next(network.parameters())
-        with torch.autocast(weight.device.type, dtype if is_mixed else None, enabled=is_mixed):
+        with (
+            torch.autocast(weight.device.type, dtype if is_mixed else None, enabled=is_mixed),
+            differentiable(weight.device),
+        ):
             return network(images.to(weight)).float()
 
     return model
 
 
 def shared_experts(
-    directory: RunDirectory, predictor: Predictor, name: str, *, has_personal: bool
+    directory: RunDirectory, predictor: Predictor, name: str, *, round: int, has_personal: bool
 ) -> dict[str, Expert]:
-    """What members have shared with the run.
+    """What members have shared with the run, of its kept round.
 
     Raises:
         BadInput: it is less than the predictor needs.
@@ -146,7 +157,7 @@ def shared_experts(
             f"{name} needs the members' personal models, and this run's algorithm makes none; train with one that "
             "does, such as algorithm=iopfl"
         )
-    experts = load_experts(directory / "experts")
+    experts = load_experts(directory / "experts", round)
     has = {"weights": bool(experts)}
     has |= {"features": any(expert.slots for expert in experts.values())}
     has |= {"scores": any("dice" in expert.scalars for expert in experts.values())}

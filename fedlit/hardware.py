@@ -6,6 +6,7 @@ import ctypes
 import os
 import re
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -40,6 +41,12 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 def resolve_channels_last(channels_last: str | bool, precision: str) -> bool:
     """`auto` is on with the reduced precisions, whose convolutions want it."""
     return precision in ("bf16-mixed", "16-mixed", "bf16-true") if channels_last == "auto" else bool(channels_last)
+
+
+def differentiable(device: torch.device) -> AbstractContextManager:
+    """Within autocast to float16: float32 where gradients are wanted, many of which would be 0 without a loss scale."""
+    is_float16 = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
+    return torch.autocast(device.type, enabled=False) if is_float16 and torch.is_grad_enabled() else nullcontext()
 
 
 def keep_freed_memory() -> None:

@@ -19,14 +19,14 @@ from torch import Tensor
 
 def probabilities(logits: Tensor, num_classes: int) -> Tensor:
     """Foreground probabilities [B, K, H, W] of logits [B, C, H, W]; C is K (sigmoid) or K + 1 (softmax)."""
-    softmax = _is_softmax(logits, num_classes)
-    return _precise(logits).softmax(1)[:, 1:] if softmax else _precise(logits).sigmoid()
+    softmax = is_softmax(logits, num_classes)
+    return precise(logits).softmax(1)[:, 1:] if softmax else precise(logits).sigmoid()
 
 
 def masks(logits: Tensor, num_classes: int) -> Tensor:
     """Foreground masks, bool [B, K, H, W]: probability above 0.5 (sigmoid), or the most probable class (softmax; a tie
     goes to the lower channel, background first)."""
-    if not _is_softmax(logits, num_classes):
+    if not is_softmax(logits, num_classes):
         return logits > 0
     classes = torch.arange(1, num_classes + 1, device=logits.device).view(1, -1, 1, 1)
     return logits.argmax(1, keepdim=True) == classes
@@ -42,6 +42,26 @@ def dice_of_masks(logits: Tensor, target: Tensor) -> Tensor:
     found, target = masks(logits, target.shape[1]), target.bool()
     size = (found.sum((2, 3)) + target.sum((2, 3))).double()
     return torch.where(size > 0, 2 * (found & target).sum((2, 3)) / size, 1.0).mean()
+
+
+def is_softmax(logits: Tensor, num_classes: int) -> bool:
+    """Whether logits [B, C, H, W] of K foreground classes are softmax ones, C = K + 1, and not sigmoid ones, C = K.
+
+    Raises:
+        ValueError: they are neither.
+    """
+    channels = logits.shape[1]
+    if channels not in (num_classes, num_classes + 1):
+        raise ValueError(
+            f"{channels} logits for {num_classes} foreground classes: use {num_classes} (sigmoid) or {num_classes + 1} "
+            "(softmax, background first)"
+        )
+    return channels == num_classes + 1
+
+
+def precise(logits: Tensor) -> Tensor:
+    """In float32, or in float64 where the logits have it."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class Loss:
@@ -100,7 +120,7 @@ class BCE(Loss):
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         if _takes_softmax(logits, target):
             raise ValueError(f"BCE needs one logit per class, {_shapes(logits, target)}; use CrossEntropy or DiceCE")
-        logits = _precise(logits)
+        logits = precise(logits)
         pos_weight = None if self.pos_weight == 1 else logits.new_tensor(self.pos_weight)
         return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=pos_weight)
 
@@ -112,7 +132,7 @@ class CrossEntropy(Loss):
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         if not _takes_softmax(logits, target):
             raise ValueError(f"CrossEntropy needs a background logit, {_shapes(logits, target)}; use BCE or DiceBCE")
-        return F.cross_entropy(_precise(logits), _with_background(target).argmax(1))
+        return F.cross_entropy(precise(logits), _with_background(target).argmax(1))
 
 
 @dataclass(frozen=True)
@@ -163,10 +183,10 @@ class Focal(Loss):
         if _takes_softmax(logits, target):
             truth = _with_background(target).argmax(1)
             foreground = (truth > 0).to(torch.float32)
-            entropy = F.cross_entropy(_precise(logits), truth, reduction="none")
+            entropy = F.cross_entropy(precise(logits), truth, reduction="none")
         else:
-            foreground = target.to(_precise(logits).dtype)
-            entropy = F.binary_cross_entropy_with_logits(_precise(logits), foreground, reduction="none")
+            foreground = target.to(precise(logits).dtype)
+            entropy = F.binary_cross_entropy_with_logits(precise(logits), foreground, reduction="none")
         # the floor keeps the derivative of x^gamma finite at x = 0 for gamma < 1
         loss = (-torch.expm1(-entropy)).clamp_min(1e-7) ** self.gamma * entropy
         if self.alpha is not None:
@@ -183,10 +203,10 @@ def _planes(logits: Tensor, target: Tensor, include_background: bool) -> tuple[T
     """Probabilities and 0/1 planes of the classes to score, both [B, K or K + 1, H, W]."""
     softmax = _takes_softmax(logits, target)
     if not include_background:
-        return probabilities(logits, target.shape[1]), target.to(_precise(logits[:0]).dtype)
+        return probabilities(logits, target.shape[1]), target.to(precise(logits[:0]).dtype)
     if not softmax:
         raise ValueError(f"a Dice over the background needs a background logit, {_shapes(logits, target)}")
-    return _precise(logits).softmax(1), _with_background(target).to(_precise(logits[:0]).dtype)
+    return precise(logits).softmax(1), _with_background(target).to(precise(logits[:0]).dtype)
 
 
 def _with_background(target: Tensor) -> Tensor:
@@ -198,27 +218,12 @@ def _with_background(target: Tensor) -> Tensor:
     return torch.cat([background, target], dim=1)
 
 
-def _precise(logits: Tensor) -> Tensor:
-    """float32, or float64 where the logits have it."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def _takes_softmax(logits: Tensor, target: Tensor) -> bool:
     """Whether the logits are softmax ones, after a check that logits and target belong to the same pictures."""
     sizes = [(len(shape), shape[0], *shape[2:]) for shape in (logits.shape, target.shape)]
     if logits.ndim != 4 or sizes[0] != sizes[1]:
         raise ValueError(f"logits [B, C, H, W] and target [B, K, H, W] do not fit, {_shapes(logits, target)}")
-    return _is_softmax(logits, target.shape[1])
-
-
-def _is_softmax(logits: Tensor, num_classes: int) -> bool:
-    channels = logits.shape[1]
-    if channels not in (num_classes, num_classes + 1):
-        raise ValueError(
-            f"{channels} logits for {num_classes} foreground classes: use {num_classes} (sigmoid) or {num_classes + 1} "
-            "(softmax, background first)"
-        )
-    return channels == num_classes + 1
+    return is_softmax(logits, target.shape[1])
 
 
 def _shapes(logits: Tensor, target: Tensor) -> str:

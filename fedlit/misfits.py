@@ -46,6 +46,9 @@ def of_members(config: DictConfig, algorithm: Algorithm, participants: Sequence[
         without = ", ".join(site.name for site in participants or () if not len(site.val))
         if without:
             yield f"algorithm.aggregate: {algorithm.aggregate} needs validation pictures, which these lack: {without}"
+    if participants and not any(len(site.val) for site in participants if site.name != ROOT):
+        by_scores = (name for name, node in config.prediction.items() if "scores" in build(node).needs)
+        yield from (f"prediction.{name}: it is chosen by validation cases, and no member has any" for name in by_scores)
     settings = {str(key): value for key, value in config.items()}
     yield from (f"algorithm: {problem}" for problem in algorithm.problems(settings))
     yield from of_optimizer(config)

@@ -42,7 +42,8 @@ class CaseRow(NamedTuple):
 
 
 class GateRow(NamedTuple):
-    """A line of routing.csv: how much of one member went into one layer for one case. The key is all before `value`."""
+    """A line of routing.csv: how much of one member went into one layer for one case. The key is all before `value`;
+    rows of a case and model are written together, and new ones take the place of all that there were."""
 
     round: int
     site: str
@@ -61,7 +62,7 @@ class Record:
         self.run_dir = Path(run_dir)
         self._metrics = _Table(self.run_dir / "metrics.csv", MetricRow)
         self._cases = _Table(self.run_dir / "cases.csv", CaseRow)
-        self._gates = _Table(self.run_dir / "routing.csv", GateRow)
+        self._gates = _Table(self.run_dir / "routing.csv", GateRow, num_together=GateRow._fields.index("layer"))
 
     def add(self, rows: Iterable[MetricRow], cases: Iterable[CaseRow] = (), gates: Iterable[GateRow] = ()) -> None:
         """Append rows; a row whose key is there is replaced. Only that, or an earlier round, rewrites a file."""
@@ -89,11 +90,17 @@ class Record:
 
 
 class _Table:
-    """A CSV file of NamedTuples that appends where it can; it remembers only the last round, so memory stays flat."""
+    """A CSV file of NamedTuples that appends where it can; it remembers only the last round, so memory stays flat.
 
-    def __init__(self, path: Path, row_type: type[MetricRow] | type[CaseRow] | type[GateRow]):
+    Rows that are alike in their first `num_together` cells are replaced together; by default those of one key.
+    """
+
+    def __init__(
+        self, path: Path, row_type: type[MetricRow] | type[CaseRow] | type[GateRow], num_together: int | None = None
+    ):
         self.path, self.row_type = path, row_type
         self.num_key = row_type._fields.index("value")
+        self.num_together = num_together or self.num_key
         self.header = ",".join("class" if name == "class_name" else name for name in row_type._fields) + "\n"
         self.tail: tuple[int, set[tuple]] | None = None  # last round and its keys; None: not known, look at the file
 
@@ -117,7 +124,7 @@ class _Table:
         new = {tuple(row[: self.num_key]): row for row in rows}
         last, keys = self.tail or self._look()
         self.tail = None  # until the write is known to have worked
-        if any(row.round < last for row in rows) or not keys.isdisjoint(new):
+        if any(row.round < last for row in rows) or not keys.isdisjoint(key[: self.num_together] for key in new):
             self._rewrite(new, after_round=None)
             return
         text = "".join(_line(row) for row in new.values()).encode()
@@ -126,7 +133,8 @@ class _Table:
             file.flush()
             os.fsync(file.fileno())
         newest = max(row.round for row in rows)
-        self.tail = newest, {key for key in new if key[0] == newest} | (keys if newest == last else set())
+        written = {key[: self.num_together] for key in new if key[0] == newest}
+        self.tail = newest, written | (keys if newest == last else set())
 
     def truncate(self, after_round: int) -> None:
         if not all(_stays(row, after_round) for row in self.rows()):
@@ -148,17 +156,19 @@ class _Table:
             if row.round > last:
                 last, keys = row.round, set()
             if row.round == last:
-                keys.add(tuple(row[: self.num_key]))
+                keys.add(tuple(row[: self.num_together]))
         return last, keys
 
     def _rewrite(self, new: dict[tuple, Any], *, after_round: int | None) -> None:
         """One pass over the file into a new one, row by row: replaced rows keep their place, new ones go to the end."""
-        new = dict(new)
+        new, replaced = dict(new), {key[: self.num_together] for key in new}
         with replacing(self.path) as file:
             file.write(self.header.encode())
             for row in self.rows():
                 if after_round is None or _stays(row, after_round):
-                    file.write(_line(new.pop(tuple(row[: self.num_key]), row)).encode())
+                    is_old = tuple(row[: self.num_together]) in replaced
+                    if written := new.pop(tuple(row[: self.num_key]), None if is_old else row):
+                        file.write(_line(written).encode())
             file.write("".join(_line(row) for row in new.values()).encode())
         self.tail = None
 

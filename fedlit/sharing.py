@@ -10,14 +10,13 @@ from hashlib import blake2b
 from pathlib import Path
 from re import sub
 
-from fedlit.data.pictures import batches_of_cases
 from fedlit.errors import BadInput
 from fedlit.federation import Federation
 from fedlit.messages import Expert, Server, header, restore, size, tensors
 from fedlit.metrics import Scoring
 from fedlit.prediction import Model, Predictor
 from fedlit.prediction.base import Learnt
-from fedlit.prediction.features import feature_statistics
+from fedlit.prediction.features import site_statistics
 from fedlit.prediction.members import personal
 from fedlit.weights import Weights, load, save
 
@@ -83,12 +82,7 @@ def _expert(federation: Federation, server: Server, needs: Collection[str], name
         return expert
     pictures = federation.fleet.clients[name].site.train.unlabelled()
     learnt = federation.learnt(server, name, num_classes=1)
-    network = learnt.copy(server.weights)  # the same at all members, also where each keeps entries of its own
-    groups = batches_of_cases(pictures.cases, pictures.size is not None, federation.batch_size)
-    batches = (pictures.images([index for case in group for index in case.indices]) for group in groups)
-    device = federation.fleet.workbench.fabric.device
-    features = feature_statistics(network, learnt.lend(network), (images.to(device) for images in batches))
-    return replace(expert, slots={"features": features})
+    return replace(expert, slots={"features": site_statistics(learnt, pictures)})
 
 
 def _dice(
@@ -127,7 +121,7 @@ def bytes_shared(experts: Mapping[str, Expert], needs: Collection[str]) -> tuple
     return up, up * len(experts) if "scores" in needs else 0
 
 
-def beside(old: Mapping[str, Expert], new: Mapping[str, Expert]) -> dict[str, Expert]:
+def joined(old: Mapping[str, Expert], new: Mapping[str, Expert]) -> dict[str, Expert]:
     """What members have shared of one state at one time and another."""
     return {
         name: replace(
@@ -139,21 +133,21 @@ def beside(old: Mapping[str, Expert], new: Mapping[str, Expert]) -> dict[str, Ex
     }
 
 
-def save_experts(directory: Path, experts: Mapping[str, Expert]) -> None:
-    """What the server was sent, one file a member, in the place of what was there."""
+def save_experts(directory: Path, experts: Mapping[str, Expert], round: int) -> None:
+    """What the server was sent after a round, one file a member, in the place of what was there."""
     files = {file_of(directory, name): expert for name, expert in experts.items()}
     directory.mkdir(parents=True, exist_ok=True)
     for path, expert in files.items():
-        save(path, tensors(expert), header(expert))
+        save(path, tensors(expert), header(expert) | {"round": round})
     for old in directory.glob("*.safetensors"):
         if old not in files:
             old.unlink()
 
 
-def load_experts(directory: Path) -> dict[str, Expert]:
-    """What `save_experts` wrote; nothing where no member has shared anything."""
+def load_experts(directory: Path, round: int) -> dict[str, Expert]:
+    """What `save_experts` wrote after that round; nothing where no member has shared anything of it."""
     loaded = [load(path) for path in sorted(directory.glob("*.safetensors"))]
-    experts = [restore(Expert, told, flat) for flat, told in loaded]
+    experts = [restore(Expert, told, flat) for flat, told in loaded if told.pop("round", None) == round]
     return {expert.client: expert for expert in sorted(experts, key=lambda expert: expert.client)}
 
 

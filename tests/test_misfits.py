@@ -159,3 +159,9 @@ def test_check_says_who_has_no_validation_pictures_to_be_weighed_by(config_file,
     capsys.readouterr()
     assert fedlit("check", config_file, *words, "algorithm.aggregate.by=validation_loss") == 2
     assert "Mean(by='validation_loss') needs validation pictures, which these lack: b, c" in capsys.readouterr().err
+    write_manifest(tmp_path / "blind", {"a": (2, 0, 1), "b": (2, 0, 1)})
+    by_scores = ("algorithm=iopfl", "share_personal=true", "prediction=[ensemble,best_member]")
+    assert fedlit("check", config_file, *words, *by_scores) == 2
+    said = capsys.readouterr().err
+    assert "prediction.best_member: it is chosen by validation cases, and no member has any" in said
+    assert "prediction.ensemble" not in said

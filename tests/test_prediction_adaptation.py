@@ -246,6 +246,7 @@ def test_what_cannot_be_done_is_refused():
         ({"lr": -1.0}, "use 0 or more"),
         ({"held_back": 1.0}, "share of at least 0 and below 1"),
         ({"predict": "before"}, "choices of protocol=online"),
+        ({"protocol": "online", "predict": "before", "state": "reset"}, "adapts for nothing; use predict=after"),
         ({"protocol": "online", "held_back": 0.2}, "needs the whole set"),
         ({"protocol": "online", "batch_size": 2}, "those of prediction"),
         ({"protocol": "online", "max_steps": 2}, "each batch has its passes"),

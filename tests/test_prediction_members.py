@@ -10,12 +10,12 @@ from fedlit.errors import BadInput
 from fedlit.losses import probabilities
 from fedlit.messages import Expert
 from fedlit.prediction import BestMember, Ensemble, FedTHE, Global, NearestMember, UniformAverage
-from fedlit.prediction.features import Moments, distance, feature_statistics, norm_layers
-from fedlit.prediction.fedthe import mixed
+from fedlit.prediction.features import Moments, distance, feature_statistics, norm_layers, site_statistics
+from fedlit.prediction.fedthe import last_input, mixed_logits
 from fedlit.prediction.members import mean_prediction, members, own_models, personal, remembered
-from fedlit.prediction.nearest_member import distances, site_statistics
+from fedlit.prediction.nearest_member import distances
 from tests.conftest import make_network
-from tests.unseen_site import at_unseen_site, everything, experts_of, predicted, state, unlabelled
+from tests.unseen_site import at_unseen_site, everything, experts_of, predicted, state, unlabelled, volumes
 
 KINDS = [BestMember, Ensemble, FedTHE, NearestMember, UniformAverage]
 named = {"ids": lambda kind: kind.__name__}
@@ -240,7 +240,7 @@ def test_a_mixture_of_identical_heads_is_the_global_model():
 
 def test_mixed_is_a_weighted_sum():
     logits, weights = torch.randn(3, 2, 1, 4, 5), torch.rand(3, 2)
-    torch.testing.assert_close(mixed(logits, weights), (logits * weights[..., None, None, None]).sum(0))
+    torch.testing.assert_close(mixed_logits(logits, weights), (logits * weights[..., None, None, None]).sum(0))
 
 
 @pytest.mark.parametrize("kind", KINDS, **named)
@@ -308,6 +308,34 @@ def test_site_statistics_do_not_depend_on_a_sites_own_entries():
     kept = replace(learnt, memory={"kept": {"head.bias": torch.ones(1)}})
     one, other = (site_statistics(each, images) for each in (learnt, kept))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_site_statistics_take_no_more_pictures_at_once_than_a_prediction():
+    """Also where the cases are volumes, which are scored whole."""
+    seen, learnt = [], with_everything(make_network())
+
+    def lend(network):
+        return lambda images: seen.append(len(images)) or network(images)
+
+    site_statistics(replace(learnt, lend=lend), volumes((5, 4)))
+    assert sum(seen) == 9 and max(seen) <= learnt.batch_size == 4
+
+
+def test_heads_look_at_pictures_as_members_do_where_these_keep_entries():
+    """Members with the same pictures as the site are all at no distance, whatever norm layers they keep."""
+    images = unlabelled()
+    plain = with_everything(make_network("batch"))
+    features = site_statistics(plain, images)
+    experts = {name: replace(expert, slots={"features": features}) for name, expert in plain.experts.items()}
+    kept = ("*norm*",)
+    shared = {name: value for name, value in plain.server.weights.items() if "norm" not in name}
+    for learnt in (plain, replace(plain, kept=kept, server=replace(plain.server, weights=shared))):
+        model = FedTHE(steps=0).prepare(replace(learnt, experts=experts), images)
+        with last_input(model.observer) as seen:
+            predicted(model, images)
+        layer, values, axis = seen
+        mean = values.float().movedim(axis, -1).flatten(0, -2).mean(0)
+        torch.testing.assert_close(mean, features[f"{layer}.mean"], atol=1e-6, rtol=1e-6)
 
 
 def test_a_federation_scores_all_of_them_at_unseen_sites_alone():

@@ -9,8 +9,8 @@ from torch import nn
 
 from fedlit.prediction import routed_layers
 from fedlit.prediction.gates import FORMS
-from fedlit.prediction.routed_layers import KINDS, Pictures
-from fedlit.prediction.routed_network import route
+from fedlit.prediction.routed_layers import KINDS, BatchSize
+from fedlit.prediction.routed_network import routable, route
 
 GOLDEN = Path(__file__).parent / "golden"
 LAYERS = {
@@ -44,10 +44,10 @@ def routed(layer, form, *, count=1, members=3, noise=0.3, open_gates=True):
         [value.detach() + noise * torch.randn(value.shape, generator=generator) for _ in range(members)]
         for value in layer.parameters()
     ]
-    pictures = Pictures()
-    pictures.count = count
+    batch = BatchSize()
+    batch.count = count
     weights, biases = values[0], values[1] if len(values) > 1 else None
-    found = KINDS[type(layer)](layer, weights, biases, form=FORMS[form], pictures=pictures, seed=1).eval()
+    found = KINDS[type(layer)](layer, weights, biases, form=FORMS[form], batch_size=batch, seed=1).eval()
     if open_gates:
         with torch.no_grad():
             for value in found.gate.outer.parameters():
@@ -161,9 +161,9 @@ def test_sigmoid_gates_are_the_published_ones(name, layer, way, monkeypatch):
     layer.weight.data = last
     if layer.bias is not None:
         *biases, layer.bias.data = golden["expert.bias"]
-    pictures = Pictures()
-    pictures.count = len(golden["input"])
-    found = KINDS[type(layer)](layer, members, biases, form=FORMS["sigmoid"], pictures=pictures, seed=0).eval()
+    batch = BatchSize()
+    batch.count = len(golden["input"])
+    found = KINDS[type(layer)](layer, members, biases, form=FORMS["sigmoid"], batch_size=batch, seed=0).eval()
     for part, linear in (("fc1", found.gate.inner), ("fc2", found.gate.outer)):
         linear.weight.data, linear.bias.data = golden[f"{part}.weight"], golden[f"{part}.bias"]
     torch.testing.assert_close(found(golden["input"]), golden["output"], atol=1e-5, rtol=0)
@@ -172,8 +172,8 @@ def test_sigmoid_gates_are_the_published_ones(name, layer, way, monkeypatch):
 def test_a_gate_is_drawn_from_its_address():
     def values(seed):
         layer, _ = LAYERS["convolution"]
-        pictures = Pictures()
-        made = KINDS[nn.Conv2d](layer, [layer.weight], None, form=FORMS["sigmoid"], pictures=pictures, seed=seed)
+        batch = BatchSize()
+        made = KINDS[nn.Conv2d](layer, [layer.weight], None, form=FORMS["sigmoid"], batch_size=batch, seed=seed)
         return torch.cat([value.detach().flatten() for value in made.gate.parameters()])
 
     before = torch.get_rng_state()
@@ -185,7 +185,6 @@ def test_what_is_the_same_for_all_pictures_has_one_gate():
     layer, _ = LAYERS["linear on tokens"]
     found, *_ = routed(layer, "difference", count=4)
     assert found(torch.randn(1, 7, 4)).shape == (1, 7, 6) and found.gates.shape == (1, 3)
-    assert found(torch.randn(6, 7, 4)).shape == (6, 7, 6) and found.gates.shape == (6, 3), "rows of no picture"
     assert found(torch.randn(4)).shape == (6,) and found.gates.shape == (1, 3)
 
 
@@ -214,8 +213,8 @@ def test_only_layers_that_experts_hold_are_replaced():
     )
     entries = {id(value): name for name, value in network.named_parameters() if not name.startswith("frozen")}
     experts = [{name: value.detach() for name, value in network.named_parameters()}] * 2
-    found = route(network, entries, experts, form=FORMS["difference"], seed=(0, "u"))
-    assert [*found] == ["first.0", "twice.0"]  # and not what stands beside attention that wants the sequence first
+    found = route(network, [*routable(network, entries)], entries, experts, form=FORMS["difference"], seed=(0, "u"))
+    assert [*found] == ["first.0", "block.beside", "twice.0"]
     assert network["twice"][0] is network["twice"][1] is found["twice.0"]
     assert type(network["block"]["attention"].out_proj) is nn.modules.linear.NonDynamicallyQuantizableLinear
 

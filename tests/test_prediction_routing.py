@@ -4,6 +4,7 @@ import gc
 import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from fedlit.config import build
-from fedlit.data.pictures import Pictures
+from fedlit.data.pictures import Pictures, Unlabelled
 from fedlit.errors import BadInput
+from fedlit.finished import in_precision
 from fedlit.messages import Server
 from fedlit.networks import SAM, UNet
 from fedlit.networks.tuning import Adapters, DecoderOnly
@@ -26,7 +28,6 @@ from fedlit.prediction.normalisation import settle, use_batch_statistics
 from fedlit.prediction.routed_layers import RoutedLayer
 from fedlit.prediction.routed_network import routable
 from fedlit.prediction.steadiest import take_steadiest
-from fedlit.resident import Resident
 from fedlit.weights import sha256
 from tests.conftest import discs, make_network
 from tests.unseen_site import at_unseen_site, everything, exact, experts_of, predicted, state, unlabelled, volumes
@@ -161,7 +162,8 @@ def test_experts_lie_in_a_network_once_and_adapting_leaves_them_as_they_are():
 def routed_entries(learnt):
     """Kernels and biases of the layers that are routed."""
     network = learnt.resident.network
-    return [value for layer in routable(network, learnt.resident.trained()) for value in layer.parameters()]
+    layers = routable(network, learnt.resident.trained()).values()
+    return [value for layer in layers for value in layer.parameters()]
 
 
 @pytest.mark.parametrize("protocol", ["transductive", "online"])
@@ -334,7 +336,7 @@ def test_what_the_teacher_says_of_a_picture_is_asked_once(teacher, statistics, n
     network.register_forward_pre_hook(count)
     chosen = Routing(teacher=teacher, statistics=statistics, adaptation=Adaptation(passes=3))
     chosen.prepare(at_site(network), unlabelled(6))
-    assert sum(asked) == 6 * num_models
+    assert sum(asked) == (1 + 2) + 6 * num_models  # which layers see pictures is asked with one and with two
 
 
 @dataclass(frozen=True)
@@ -382,14 +384,27 @@ def test_the_teacher_stays_what_it_was_while_norm_layers_adapt(norm, statistics)
     assert torch.equal(first, last) and (later - own).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("predict", ["before", "after"])
-def test_gates_are_those_of_the_prediction(predict):
+def test_gates_are_those_of_the_prediction(predict, precision):
     """Predicted before it adapts, the first batch is the global model's, and its gates say so."""
     chosen = routing(replace(FEW, protocol="online", predict=predict))
-    model = chosen.prepare(at_site(), unlabelled(4))
+    model = chosen.prepare(at_site(lend=partial(in_precision, precision=precision)), unlabelled(4))
     predicted(model, unlabelled(4))
     assert model.gates.shape == (4, len(model.layers), 3)
     assert (model.gates.abs().max() > 0) == (predict == "after")
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_gates_learn_the_same_way_in_less_precision(precision):
+    """float16 would make most of such small gradients 0 without a loss scale."""
+    opened = {}
+    for name in ("32-true", precision):
+        chosen = routing(Adaptation(passes=1, lr=1e-3), objective=Unsupervised(agreement=1.0, consistency=0.0))
+        model = chosen.prepare(at_site(lend=partial(in_precision, precision=name), batch_size=8), unlabelled(8))
+        predicted(model, unlabelled(8))
+        opened[name] = model.gates.flatten()
+    assert torch.cosine_similarity(*opened.values(), dim=0) > 0.95
 
 
 @pytest.mark.parametrize("statistics", ["steadiest", "batch", "global"])
@@ -532,22 +547,85 @@ def test_without_pictures_or_anything_to_route_it_says_so():
         Routing().prepare(at_site(Scale()), unlabelled())
 
 
+def remarks(network, **options):
+    return [*Routing().remarks(at_site(network), unlabelled(**options))]
+
+
 def test_layers_that_stay_global_are_told_of():
     class Widened(nn.Conv2d):
         pass
 
     body = [nn.Conv2d(1, 4, 3, padding=1), Widened(4, 4, 1), weight_norm(nn.Conv2d(4, 4, 1)), nn.Conv2d(4, 1, 1)]
-    [remark] = Routing().remarks(Resident(nn.Sequential(*body)))
+    [remark] = remarks(nn.Sequential(*body))
     assert remark.startswith(
         "2 of 4 convolutions and linear layers stay those of the global model, such as 1, a Widened"
     )
     body[1].requires_grad_(False)
-    [remark] = Routing().remarks(Resident(nn.Sequential(*body)))
+    [remark] = remarks(nn.Sequential(*body))
     assert "1 of 3" in remark and "such as 2, a Parametrized" in remark
-    assert not [*Routing().remarks(Resident(UNet(base_channels=4)))]
+    assert not remarks(UNet(base_channels=4))
     body[0].register_forward_hook(lambda layer, given, output: output.relu())
-    [remark] = Routing().remarks(Resident(nn.Sequential(*body)))
+    [remark] = remarks(nn.Sequential(*body))
     assert "2 of 3" in remark and "such as 0, a Conv2d with hooks" in remark
+
+
+class Positions(nn.Module):
+    """A linear layer on a table of places [H W, 2], the same for all pictures, and one on pictures in a loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 8, stride=8)
+        self.places = nn.Linear(2, 4)
+        self.each = nn.Linear(4, 4)
+        self.up = nn.ConvTranspose2d(4, 1, 8, stride=8)
+
+    def forward(self, image):
+        x = self.stem(image)
+        rows, columns = (torch.linspace(0, 1, side, dtype=x.dtype) for side in x.shape[-2:])
+        places = self.places(torch.cartesian_prod(rows, columns)).T.unflatten(1, x.shape[-2:])
+        each = torch.stack([self.each(input=one.mean((1, 2))) for one in x])
+        return self.up(x + places + each[..., None, None])
+
+
+def test_rows_that_are_not_pictures_stay_global():
+    torch.manual_seed(0)
+    images = exact(unlabelled(4))
+    learnt = at_site(Positions().double())
+    model = routing().prepare(learnt, images)
+    assert set(model.layers) == {"stem", "each", "up"}
+    together = predicted(model, images)
+    with torch.inference_mode():
+        alone = torch.cat([model(image[None]) for image in everything(images)])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-6)
+    [remark] = Routing().remarks(learnt, images)
+    assert "1 of 4" in remark and "such as places, a Linear whose rows are not pictures" in remark
+
+
+def test_a_network_of_one_layer_has_nothing_to_route():
+    with pytest.raises(BadInput, match="nothing to route"):
+        Routing().prepare(at_site(nn.Conv2d(1, 1, 3, padding=1)), unlabelled())
+
+
+def test_pictures_of_other_channels_are_refused():
+    with pytest.raises(BadInput, match=r"^u: its pictures have 1 channels, and the network takes 3; read"):
+        Routing().prepare(at_site(channels=3), unlabelled())
+
+
+def test_the_order_of_memory_changes_no_prediction():
+    """Colour in channels_last, as bf16 has it, and one channel after the other."""
+    torch.manual_seed(0)
+    learnt = at_site(UNet(in_channels=3, base_channels=4).double())
+    pictures = exact(unlabelled())
+    colour = Unlabelled(
+        pictures.cases, lambda indices: pictures.images(indices).repeat(1, 3, 1, 1), size=pictures.size, channels=3
+    )
+    model = routing().prepare(learnt, colour)
+    with torch.inference_mode():
+        one, other = (model(everything(colour).contiguous(memory_format=order)) for order in ORDERS)
+    torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
+
+
+ORDERS = (torch.contiguous_format, torch.channels_last)
 
 
 def test_what_a_hook_makes_of_a_layer_is_kept():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedlit.errors import BadInput
-from fedlit.record import CaseRow, MetricRow, Record
+from fedlit.record import CaseRow, GateRow, MetricRow, Record
 
 
 def metric(round: int, site: str = "a", value: float = 0.5, **other) -> MetricRow:
@@ -55,6 +55,22 @@ def test_an_equal_key_is_replaced_in_its_place(tmp_path, reopen):
     assert [row.site for row in table.metrics()][:2] == ["a", "b"]
     table.add([metric(1, "b", 0.4, model="ensemble")])
     assert len(list(table.metrics())) == 9, "another model is another key"
+
+
+@pytest.mark.parametrize("reopen", [False, True])
+def test_new_gates_of_a_case_take_the_place_of_all_that_it_had(tmp_path, reopen):
+    """Another form of the same predictor may have other members and other layers."""
+
+    def gate(name: str, member: str, value: float, model: str = "routing") -> GateRow:
+        return GateRow(1, "u", name, model, "test", "conv", member, value)
+
+    table = Record(tmp_path)
+    others = [gate("1", "global", 0.7, model="softmax"), gate("2", "global", 0.4)]
+    table.add([], [], [gate("1", "a", 0.1), gate("1", "global", 0.2), *others])
+    if reopen:
+        table = Record(tmp_path)
+    table.add([], [], [gate("1", "a", 0.9), gate("1", "b", 0.8)])
+    assert sorted(table.gates()) == sorted([gate("1", "a", 0.9), gate("1", "b", 0.8), *others])
 
 
 def test_appending_a_round_leaves_the_file_in_place(tmp_path):

@@ -29,7 +29,7 @@ class FirstExpert(Predictor):
     needs = ("weights",)
     seen: list = dataclasses.field(default_factory=list)
 
-    def remarks(self, resident):
+    def remarks(self, learnt, images):
         return ["it takes the first"]
 
     def prepare(self, learnt: Learnt, images):
@@ -151,14 +151,54 @@ def test_without_any_personal_model_the_error_names_a_way(sites):
 def test_saved_and_loaded_they_are_the_same(trained, tmp_path):
     federation, server = trained
     experts = share(federation, server, {"weights", "features", "scores"}, **OPTIONS)
-    save_experts(tmp_path, {"old": Expert("old", {})})
-    save_experts(tmp_path, experts)
-    again = load_experts(tmp_path)
+    save_experts(tmp_path, {"old": Expert("old", {})}, 3)
+    save_experts(tmp_path, experts, 3)
+    again = load_experts(tmp_path, 3)
     assert [*again] == [*experts]
     for name, expert in experts.items():
         assert sha256(again[name].weights) == sha256(expert.weights)
         assert sha256(again[name].slots["features"]) == sha256(expert.slots["features"])
         assert again[name].scalars == expert.scalars
+
+
+def test_what_was_shared_after_another_round_is_not_of_this_one(trained, tmp_path):
+    save_experts(tmp_path, {"a": Expert("a", {})}, 3)
+    assert load_experts(tmp_path, 3) and not load_experts(tmp_path, 4)
+
+
+def test_models_of_a_round_that_is_not_kept_any_more_are_not_used(config_file, disc_data, tmp_path, capsys):
+    """A run that goes on keeps another round: what members shared before is not mixed with that."""
+    words = ["keep_local=['*norm*']", "keep_by=mean", "eval_every=100"]
+    assert fedlit("run", config_file, "num_rounds=1", *words) == 0
+    run, image = tmp_path / "run", next(disc_data.glob("u_*.png"))
+    assert fedlit("evaluate", run, "prediction=[ensemble]", "share_personal=true") == 0
+    assert fedlit("predict", run, image, "--out", tmp_path / "one", "--model", "ensemble") == 0
+    assert fedlit("run", config_file, "num_rounds=2", *words) == 0
+    assert json.loads((run / "summary.json").read_text())["kept_round"] == 2
+    capsys.readouterr()
+    assert fedlit("predict", run, image, "--out", tmp_path / "two", "--model", "ensemble") == 2
+    assert "ensemble needs the members' weights, which they have not shared" in capsys.readouterr().err
+
+
+def test_whom_nobody_names_is_scored_nowhere(trained):
+    federation, server = trained
+    found = federation.score({"first": FirstExpert()}, server, metrics=["dice"], split="test", names=[], **OPTIONS)
+    assert not found.cases
+
+
+@pytest.mark.parametrize(
+    ("word", "models"),
+    [("algorithm=iopfl", {"personal", "global", "ensemble"}), ("keep_local=['head*']", {"global", "ensemble"})],
+)
+def test_a_predictor_that_fails_at_the_end_loses_nothing_of_the_others(config_file, tmp_path, capsys, word, models):
+    (tmp_path / "few").mkdir()
+    write_manifest(tmp_path / "few", {"a": (2, 1, 1), "b": (2, 1, 1), "c": (2, 1, 1), "u": (0, 0, 1)})
+    tent = "{_target_: fedlit.prediction.TENT, adaptation: {held_back: 0.5}}"
+    predictors = f"prediction={{ensemble: {{_target_: fedlit.prediction.Ensemble}}, tent: {tent}}}"
+    words = [f"data.root={tmp_path / 'few'}", "num_rounds=1", "share_personal=true", word, predictors]
+    assert fedlit("run", config_file, *words) != 0
+    assert "u: adaptation.held_back=0.5 needs at least 2 cases" in capsys.readouterr().err
+    assert {row.model for row in Record(tmp_path / "run").cases()} == models
 
 
 def test_a_predictor_is_scored_at_the_sites_it_is_meant_for(trained):

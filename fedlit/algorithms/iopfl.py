@@ -24,13 +24,19 @@ class IOPFL(Personalising):
 
     Published, alpha is 0.1 and that average is the personal model: `algorithm=iopfl_as_published`. Two things differ
     here, because a local model of a small site forgets what the federation knows (up to 0.1 Dice below the global model
-    on chest X-rays). The personal model is (1 - s) * global + s * average, with the least s of `mixing` whose Dice on
-    the site's validation cases is within `tolerance` of the best, chosen anew in each round; `global` is the model that
-    the round began with. On phantoms (90 members of 18 federations) that gained 0.0125 test Dice on average over the
-    global model and lost 0.004 at most; the s of the least loss 0.0065 and nothing, that of the most Dice 0.0128 and
-    0.011. Where few pixels are in question a model that finds nothing may have the least loss of all. And the average
-    is over several rounds, so that it lasts while a schedule lets local models become the global one. With
-    `share_personal` a member shares the average, and s.
+    on chest X-rays). The average is over several rounds, so that it lasts while a schedule lets local models become the
+    global one. And the personal model is (1 - s) * global + s * average, with the least s of `mixing` whose Dice on the
+    site's validation cases is within `tolerance` of the best, chosen anew in each round; `global` is the model that the
+    round began with. With `share_personal` a member shares the average, and s.
+
+    Test Dice of 90 members of 18 federations of phantoms, against the global model's:
+
+        s of                              on average   at worst
+        the least validation loss         +0.0065       0
+        the most validation Dice          +0.0128      -0.011
+        the least within the tolerance    +0.0125      -0.004
+
+    Where few pixels are in question a model that finds nothing may have the least loss of all.
 
     Args:
         alpha: share of the past in the average.
@@ -60,7 +66,7 @@ class IOPFL(Personalising):
             average = lerp(average, beside(memory[slot], average), self.alpha)
         if self.mixing is None:
             return {"personal": average}
-        shared = beside({**broadcast.weights, **memory.get("kept", {})}, average)
+        shared = beside(broadcast.weights, average)
         share = best_share(client, shared, average, self.mixing, self.tolerance)
         return {"average": average, "personal": lerp(shared, average, share), "mixture": {"share": torch.tensor(share)}}
 

@@ -38,9 +38,11 @@ class Personalising(Algorithm):
     inner: Algorithm = field(default_factory=FedAvg)
 
     def __post_init__(self) -> None:
-        if self.inner.models != ("global",):
+        if self.inner.models != ("global",) or not self.inner.sends_updates:
             kind = type(self.inner).__name__
-            raise ValueError(f"inner={kind} learns no global model, or personal ones already; use fedavg, fedprox, ...")
+            raise ValueError(
+                f"inner={kind} learns no global model of members, or personal ones already; use fedavg, fedprox, ..."
+            )
         if self.aggregate is None:
             object.__setattr__(self, "aggregate", self.inner.aggregate)
         else:

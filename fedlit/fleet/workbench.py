@@ -10,6 +10,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from fedlit.fleet.team import Team
+from fedlit.hardware import differentiable
 
 if TYPE_CHECKING:
     from lightning.fabric.wrappers import _FabricModule
@@ -42,7 +43,7 @@ class Workbench:
         network.to(self.fabric.device)
 
         def model(images: Tensor) -> Tensor:
-            with self.fabric.autocast():
+            with self.fabric.autocast(), differentiable(self.fabric.device):
                 return network(images.to(next(network.parameters()).dtype)).float()
 
         return model

@@ -10,7 +10,6 @@ from fedlit.data.pictures import Unlabelled
 from fedlit.prediction.base import Learnt, Model, Predictor
 from fedlit.prediction.learner import pictures_of
 from fedlit.prediction.normalisation import batch_norms, settle, use_batch_statistics
-from fedlit.resident import Resident
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class AdaBN(Predictor):
         if self.protocol not in ("transductive", "online"):
             raise ValueError(f"protocol={self.protocol!r} is not allowed; use one of transductive, online")
 
-    def remarks(self, resident: Resident) -> Iterator[str]:
-        if not batch_norms(resident.network):
+    def remarks(self, learnt: Learnt, images: Unlabelled) -> Iterator[str]:
+        if not batch_norms(learnt.resident.network):
             yield "the network has no BatchNorm, and other normalising layers keep no statistics"
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:

@@ -74,6 +74,8 @@ class Adaptation:
             raise ValueError("batch_size: online, batches are those of prediction; leave it null")
         if self.protocol == "transductive" and (self.predict, self.state) != ("after", "carried"):
             raise ValueError(f"predict={self.predict} and state={self.state} are choices of protocol=online")
+        if (self.predict, self.state) == ("before", "reset"):
+            raise ValueError("predict=before with state=reset adapts for nothing; use predict=after or state=carried")
 
     def adapt(
         self,

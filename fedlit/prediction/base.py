@@ -46,6 +46,7 @@ class Learnt:
         num_classes: K; the logits have K channels (sigmoid), or K + 1 with the background first (softmax).
         seed: of the run; what is drawn at a site is addressed by (seed, site, ...).
         batch_size: pictures at once.
+        channels: of the pictures that the network takes; None where that is not known.
         lend: makes a network of one's own work on the device and in the precision of the run.
     """
 
@@ -59,6 +60,7 @@ class Learnt:
     num_classes: int = 1
     seed: int = 0
     batch_size: int = 8
+    channels: int | None = None
     lend: Callable[[nn.Module], Model] = lambda network: network
 
     @property
@@ -111,7 +113,7 @@ class Predictor(ABC):
     def check_network(self, resident: Resident) -> None:  # noqa: B027 (most take any)
         """Raises BadInput where it cannot predict with such a network."""
 
-    def remarks(self, resident: Resident) -> Iterable[str]:
+    def remarks(self, learnt: Learnt, images: Unlabelled) -> Iterable[str]:
         """What one should know who predicts with such a network."""
         return ()
 

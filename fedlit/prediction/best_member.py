@@ -8,7 +8,7 @@ from typing import ClassVar
 from fedlit.data.pictures import Unlabelled
 from fedlit.errors import BadInput
 from fedlit.prediction.base import Learnt, Model, Predictor
-from fedlit.prediction.members import members
+from fedlit.prediction.members import own_models, personal
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class BestMember(Predictor):
     needs: ClassVar[tuple[str, ...]] = ("weights", "scores")
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
-        experts = members(learnt)
+        experts = own_models(learnt)
         for expert in experts:
             if "dice" not in expert.scalars:
                 raise BadInput(f"{expert.client} shares no validation Dice to be chosen by: evaluate the run again")
         best = max(experts, key=lambda expert: expert.scalars["dice"])  # the first of equal ones
-        learnt.resident.load(best.weights)
+        learnt.resident.load(personal(learnt, best).weights)
         return learnt.network

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedlit.data.pictures import Unlabelled
 from fedlit.networks.feature_cache import FeatureCache
-from fedlit.prediction.base import Model
+from fedlit.prediction.base import Learnt, Model
+from fedlit.prediction.learner import batches, pictures_of
 from fedlit.weights import Weights
 
 
@@ -61,7 +63,9 @@ def observed_layers(network: nn.Module) -> dict[str, nn.Module]:
 def hooked(layers: Mapping[str, nn.Module], see: Callable[[str, nn.Module, Tensor], None]) -> Iterator[None]:
     """While this lasts, (name, layer, input) of each call of a layer is seen."""
     handles = [
-        layer.register_forward_pre_hook(lambda layer, given, name=name: see(name, layer, given[0]))
+        layer.register_forward_pre_hook(
+            lambda layer, given, named, name=name: see(name, layer, (*given, *named.values())[0]), with_kwargs=True
+        )
         for name, layer in layers.items()
     ]
     try:
@@ -87,6 +91,15 @@ def channel_axis(layer: nn.Module) -> int:
     """Last for Linear and LayerNorm; the second for convolutions and all others, also a `LayerNorm2d`."""
     is_last = isinstance(layer, nn.Linear) or hasattr(layer, "normalized_shape")
     return -1 if is_last and not type(layer).__name__.endswith("2d") else 1
+
+
+def site_statistics(learnt: Learnt, images: Unlabelled | None) -> dict[str, Tensor]:
+    """What the server's model sees in a site's pictures; the same model at all sites, also where each keeps entries."""
+    images = pictures_of(learnt, images)
+    network = learnt.copy(learnt.server.weights)
+    model, device = learnt.lend(network), next(network.parameters()).device
+    parts = (images.images(batch).to(device) for batch in batches(images, learnt.batch_size))
+    return feature_statistics(network, model, parts)
 
 
 def feature_statistics(network: nn.Module, model: Model, batches: Iterable[Tensor]) -> dict[str, Tensor]:

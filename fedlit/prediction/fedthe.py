@@ -69,10 +69,11 @@ class FedTHE(Predictor):
             return None
         self.check_network(learnt.resident)
         own = select(learnt.resident.parameters, self.head)
-        network = learnt.copy(learnt.shared)  # which loads what `own` holds
+        observer = learnt.copy(learnt.server.weights)  # whose features members have shared
+        network = learnt.copy(learnt.shared) if learnt.kept else observer  # last: it loads what `own` holds
         heads = {"global": {name: value.detach().clone() for name, value in own.items()}}
         heads |= {expert.client: {name: expert.weights[name] for name in own} for expert in experts}
-        return HeadMixture(self, learnt, network, heads, mean_features(experts))
+        return HeadMixture(self, learnt, network, observer, heads, mean_features(experts))
 
 
 def mean_features(experts: Sequence[Expert]) -> dict[str, Weights]:
@@ -91,7 +92,10 @@ def mean_features(experts: Sequence[Expert]) -> dict[str, Weights]:
 
 
 class HeadMixture:
-    """A network whose heads are mixed by weights found for each picture; `gates` are those of the last call."""
+    """A network whose heads are mixed by weights found for each picture; `gates` are those of the last call.
+
+    The `observer` looks at the features, as at the members; another network where members keep entries of their own.
+    """
 
     layers = ("head",)
 
@@ -100,24 +104,28 @@ class HeadMixture:
         plan: FedTHE,
         learnt: Learnt,
         network: nn.Module,
+        observer: nn.Module,
         heads: Mapping[str, Weights],
         features: Mapping[str, Weights],
     ):
-        self.plan, self.network, self.heads, self.features = plan, network, heads, features
+        self.plan, self.observer, self.heads, self.features = plan, observer, heads, features
         self.model, self.num_classes, self.members = learnt.lend(network), learnt.num_classes, (*heads,)
+        self.observe = learnt.lend(observer) if observer is not network else None
         self.entries = dict(network.named_parameters())
         self.gates = torch.empty(0, 1, len(heads))
 
     def __call__(self, images: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
             images = images.clone()  # what comes from inference mode could not be part of a backward pass
-            with last_input(self.network) as seen:
+            with last_input(self.observer) as seen:
+                if self.observe is not None:
+                    self.observe(images)
                 logits = torch.stack([self._through(head, images) for head in self.heads.values()])
             distances = self._distances(seen, len(images))
             with torch.enable_grad():
                 weights = self._weigh(logits, distances)
             self.gates = weights.T[:, None]
-            return mixed(logits, weights)
+            return mixed_logits(logits, weights)
 
     def _through(self, head: Weights, images: Tensor) -> Tensor:
         for name, value in head.items():
@@ -141,7 +149,7 @@ class HeadMixture:
         optimizer = Adam([scores], lr=self.plan.lr)
         for _ in range(self.plan.steps):
             weights = scores.softmax(0)
-            unsure = entropy(mixed(logits, weights), self.num_classes).mean((1, 2))
+            unsure = entropy(mixed_logits(logits, weights), self.num_classes).mean((1, 2))
             loss = agreement * unsure + (1 - agreement) * (weights * distances).sum(0)
             optimizer.zero_grad()
             loss.sum().backward()
@@ -149,7 +157,7 @@ class HeadMixture:
         return scores.detach().softmax(0)
 
 
-def mixed(logits: Tensor, weights: Tensor) -> Tensor:
+def mixed_logits(logits: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum [B, C, H, W] of logits [heads, B, C, H, W] with weights [heads, B]."""
     return torch.einsum("mbchw,mb->bchw", logits, weights.to(logits.dtype))
 

@@ -35,7 +35,7 @@ class Learner:
     """A network while it adapts: what of it is trained, the first values of that, and an optimizer.
 
     Args:
-        make_step: the way of a step, with what it remembers of earlier ones; made anew where it begins again.
+        make_step: makes what takes a step; called again where adaptation begins again, so that nothing is remembered.
     """
 
     def __init__(
@@ -102,11 +102,16 @@ class Learner:
 
 
 def pictures_of(learnt: Learnt, images: Unlabelled | None) -> Unlabelled:
-    """Raises BadInput where there are none."""
+    """Raises BadInput where there are none, or such as the network does not take."""
     if images is None or not len(images):
         raise BadInput(
             f"{learnt.site or 'this model'}: what adapts to a site needs the site's pictures, and there are none; give "
             "them (fedlit predict RUN IMAGES --model NAME), or use global"
+        )
+    if learnt.channels not in (None, images.channels):
+        raise BadInput(
+            f"{images.name}: its pictures have {images.channels} channels, and the network takes {learnt.channels}; "
+            f"read them with data.channels={learnt.channels}"
         )
     return images
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedlit.errors import BadInput
+from fedlit.losses import is_softmax, precise
 from fedlit.messages import Expert
 from fedlit.networks.feature_cache import content
 from fedlit.prediction.base import Learnt, Model
@@ -114,8 +115,7 @@ def mean_prediction(several: Iterable[Tensor], num_classes: int) -> Tensor:
     """
     total, count = torch.zeros(()), 0
     for logits in several:
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        is_sigmoid = logits.shape[1] == num_classes
-        logs = torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)] if is_sigmoid else [logits.log_softmax(1)])
+        softmax, logits = is_softmax(logits, num_classes), precise(logits)
+        logs = torch.stack([logits.log_softmax(1)] if softmax else [F.logsigmoid(logits), F.logsigmoid(-logits)])
         total, count = torch.logaddexp(total, logs) if count else logs, count + 1
     return total[0] - total[1] if len(total) == 2 else total[0] - math.log(count)

@@ -12,9 +12,8 @@ from fedlit.data.pictures import Unlabelled
 from fedlit.errors import BadInput
 from fedlit.messages import Expert
 from fedlit.prediction.base import Learnt, Model, Predictor
-from fedlit.prediction.features import distance, feature_statistics
-from fedlit.prediction.learner import batches, pictures_of
-from fedlit.prediction.members import members
+from fedlit.prediction.features import distance, site_statistics
+from fedlit.prediction.members import own_models, personal
 from fedlit.weights import Weights
 
 
@@ -31,20 +30,10 @@ class NearestMember(Predictor):
     needs: ClassVar[tuple[str, ...]] = ("weights", "features")
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
-        experts = members(learnt)
-        own = site_statistics(learnt, images)
-        far = distances(own, experts)
-        learnt.resident.load(experts[far.index(min(far))].weights)
+        experts = own_models(learnt)
+        far = distances(site_statistics(learnt, images), experts)
+        learnt.resident.load(personal(learnt, experts[far.index(min(far))]).weights)
         return learnt.network
-
-
-def site_statistics(learnt: Learnt, images: Unlabelled | None) -> dict[str, torch.Tensor]:
-    """What the server's model sees in a site's pictures."""
-    images = pictures_of(learnt, images)
-    network = learnt.copy(learnt.server.weights)
-    model, device = learnt.lend(network), next(network.parameters()).device
-    parts = (images.images(batch).to(device) for batch in batches(images, learnt.batch_size))
-    return feature_statistics(network, model, parts)
 
 
 def distances(own: Weights, experts: Sequence[Expert]) -> list[float]:

@@ -23,13 +23,14 @@ it mixes a kernel for each picture. 6 experts and the global kernel, 128 channel
 
 
 def kernel_dtype(kernel: Tensor) -> torch.dtype:
-    """In which kernels are mixed: bfloat16 where autocast rounds them to it; float16 would lose small differences."""
+    """In which kernels are mixed: bfloat16 where autocast rounds them to it; float16 cannot hold
+    differences below 6e-8."""
     device = kernel.device.type
     rounded = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
     return torch.bfloat16 if rounded else kernel.dtype
 
 
-class Pictures:
+class BatchSize:
     """How many pictures the batch at work has; its routed layers ask, since rows may be windows of pictures."""
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ class RoutedLayer(nn.Module):
     Args:
         layer: the global one, which goes on holding what is not the experts'.
         weights, biases: the members' (the latter None where the layer has none or it is frozen).
-        pictures: how many there are in the batch.
+        batch_size: of the network's batch at work.
         seed: of the gate's first values.
 
     Attributes:
@@ -60,6 +61,7 @@ class RoutedLayer(nn.Module):
     layer: Any
     num_channels: Callable[[Any], int]
     convolves = True
+    without_batch = 3  # axes
 
     def __init__(
         self,
@@ -68,12 +70,12 @@ class RoutedLayer(nn.Module):
         biases: Sequence[Tensor] | None,
         *,
         form: Form,
-        pictures: Pictures,
+        batch_size: BatchSize,
         seed: int,
     ):
         super().__init__()
         self.layer = layer.requires_grad_(False)
-        self.form, self.pictures = form, pictures
+        self.form, self.batch_size = form, batch_size
         self.register_buffer("stack", stacked(self.layer.weight, weights, form), persistent=False)
         routed_bias = None if biases is None else stacked(self.layer.bias, biases, form)
         self.register_buffer("bias_stack", routed_bias, persistent=False)
@@ -93,12 +95,13 @@ class RoutedLayer(nn.Module):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Of the same arguments, by the same names, as those of the layer it stands for."""
-        single = input.ndim == (3 if self.convolves else 1)
+        single = input.ndim == self.without_batch
         rows = input[None] if single else input
         with torch.autocast(input.device.type, enabled=False):
             self.gates = self.gate(self._pooled(rows))
         of_rows = shares(self.gates, self.form)
-        self.stack = self.stack.to(kernel_dtype(self.layer.weight))  # rounded once, they stay so
+        with torch.inference_mode(False):  # a later backward pass needs what is kept
+            self.stack = self.stack.to(kernel_dtype(self.layer.weight))  # rounded once, they stay so
         if self._is_small(rows, len(of_rows)):
             found = self._sum_of_outputs(rows, of_rows)
         else:
@@ -113,7 +116,7 @@ class RoutedLayer(nn.Module):
         axes = [axis for axis in range(1, x.ndim) if axis != channels]
         # rounded as its features are: widened first, all of them would be copied on the way back
         pooled = (x.mean(axes) if axes else x).to(dtype)
-        count = self.pictures.count
+        count = self.batch_size.count
         return pooled.unflatten(0, (count, -1)).mean(1) if len(x) > count and len(x) % count == 0 else pooled
 
     def _biases(self, of_rows: Tensor) -> Tensor | None:
@@ -223,6 +226,7 @@ class RoutedLinear(RoutedLayer):
     """See `RoutedLayer`."""
 
     convolves = False
+    without_batch = 1
     num_channels = staticmethod(lambda layer: layer.in_features)
 
     def _columns(self, x: Tensor) -> Tensor:

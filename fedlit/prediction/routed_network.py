@@ -2,79 +2,106 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from fedlit.prediction.base import Model
+from fedlit.data.pictures import Unlabelled
+from fedlit.prediction.base import Learnt, Model
+from fedlit.prediction.features import hooked, uncached
 from fedlit.prediction.gates import Form
-from fedlit.prediction.routed_layers import KINDS, Pictures, RoutedLayer
+from fedlit.prediction.routed_layers import KINDS, BatchSize, RoutedLayer
 from fedlit.seeding import address
 from fedlit.weights import Weights
 
 
 def route(
-    network: nn.Module, entries: Mapping[int, str], experts: Sequence[Weights], *, form: Form, seed: Sequence[int | str]
+    network: nn.Module,
+    names: Sequence[str],
+    entries: Mapping[int, str],
+    experts: Sequence[Weights],
+    *,
+    form: Form,
+    seed: Sequence[int | str],
 ) -> dict[str, RoutedLayer]:
-    """Replace the `routable` layers of a network by mixtures of the experts' kernels; returns them by name.
+    """Replace layers of a network by mixtures of the experts' kernels; returns them by name.
 
     Args:
         network: the global model; changed in place.
+        names: of the layers, see `choose_layers`.
         entries: the name among the experts' of a parameter, by its `id`.
         seed: address of what is drawn here.
     """
-    pictures = Pictures()
+    batch_size = BatchSize()
     routed: dict[str, RoutedLayer] = {}
-    names = routable(network, entries)
+    name_of = {network.get_submodule(name): name for name in names}
     for parent in [*network.modules()]:
         for place, child in [*parent._modules.items()]:
-            if child is not None and child in names:
-                name = names[child]
+            if child is not None and child in name_of:
+                name = name_of[child]
                 if name not in routed:
-                    routed[name] = _routed(child, entries, experts, form, pictures, address(*seed, name))
+                    routed[name] = _routed(child, entries, experts, form, batch_size, address(*seed, name))
                 parent._modules[place] = routed[name]
-    network.register_forward_pre_hook(pictures)
+    network.register_forward_pre_hook(batch_size)
     avoid_fast_path(network)
     return routed
 
 
-def routable(network: nn.Module, entries: Collection[int]) -> dict[nn.Module, str]:
-    """The names of the layers of known kinds whose kernel is among the entries, which are parameters by `id`.
+class Choice(NamedTuple):
+    """The names of the layers that are to be routed; and why, by name, other trained ones stay global."""
 
-    Linear layers beside attention that wants the sequence first [L, B, C] are left out: their rows are no pictures. So
-    are layers with hooks of their own, which belong to the layer as it is.
+    routed: list[str]
+    left: dict[str, str]
+
+
+def choose_layers(learnt: Learnt, images: Unlabelled) -> Choice:
+    """Of the network's trained convolutions and linear layers, those that can be routed picture by picture.
+
+    They are `routable`, and their rows are pictures or parts of pictures: for two pictures there are twice as many as
+    for one. Rows of a table of positions, or of tokens with the sequence first [L, B, C], are not.
     """
-    apart = sequence_first(network)
-    return {
-        layer: name
-        for name, layer in network.named_modules()
-        if type(layer) in KINDS and id(layer.weight) in entries and layer not in apart and not is_hooked(layer)
-    }
-
-
-def unknown_layers(network: nn.Module, entries: Collection[int]) -> dict[str, nn.Module]:
-    """By name, the convolutions and linear layers that hold such entries and are not `routable`."""
+    network, entries = learnt.resident.network, learnt.resident.trained()
     known = routable(network, entries)
+    picture = images.images(images.cases[0].indices[:1]).to(next(network.parameters()))
+    one, two = (_num_rows(learnt, known, picture.expand(count, -1, -1, -1)) for count in (1, 2))
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, (_ConvNd, nn.Linear))}
+    left = {}
+    for name, layer in layers.items():
+        kind = type(layer).__name__
+        if name in known and two[name] != 2 * one[name]:
+            left[name] = f"a {kind} whose rows are not pictures"
+        elif name not in known and any(id(value) in entries for value in layer.parameters()):
+            left[name] = f"a {kind}{' with hooks' * is_hooked(layer)}"
+    return Choice([name for name in known if name not in left], left)
+
+
+def _num_rows(learnt: Learnt, layers: Mapping[str, nn.Module], images: Tensor) -> Counter[str]:
+    """How many rows go into each layer, in all its calls."""
+    found: Counter[str] = Counter()
+
+    def add(name: str, layer: nn.Module, values: Tensor) -> None:
+        found[name] += 1 if values.ndim == KINDS[type(layer)].without_batch else len(values)
+
+    with hooked(layers, add), uncached(learnt.resident.network), torch.no_grad():
+        learnt.network(images)
+    return found
+
+
+def routable(network: nn.Module, entries: Collection[int]) -> dict[str, nn.Module]:
+    """By name, the layers of known kinds whose kernel is among the entries, which are parameters by `id`.
+
+    Layers with hooks of their own are left out, since these belong to the layer as it is, and a network that is one
+    layer, which nothing holds.
+    """
     return {
         name: layer
         for name, layer in network.named_modules()
-        if isinstance(layer, (_ConvNd, nn.Linear))
-        and layer not in known
-        and any(id(value) in entries for value in layer.parameters())
+        if name and type(layer) in KINDS and id(layer.weight) in entries and not is_hooked(layer)
     }
-
-
-def sequence_first(network: nn.Module) -> set[nn.Module]:
-    """The linear layers in modules that hold attention with `batch_first=False`, as a TransformerEncoderLayer does."""
-    holders = [
-        module
-        for module in network.modules()
-        if any(getattr(child, "batch_first", True) is False for child in module.children())
-    ]
-    return {layer for holder in holders for layer in holder.modules() if type(layer) is nn.Linear}
 
 
 def is_hooked(layer: nn.Module) -> bool:
@@ -96,12 +123,12 @@ def avoid_fast_path(network: nn.Module) -> None:
 
 
 def _routed(
-    layer: Any, entries: Mapping[int, str], experts: Sequence[Weights], form: Form, pictures: Pictures, seed: int
+    layer: Any, entries: Mapping[int, str], experts: Sequence[Weights], form: Form, batch_size: BatchSize, seed: int
 ) -> RoutedLayer:
     weight, bias = entries[id(layer.weight)], entries.get(id(layer.bias))
     biases = None if bias is None else [expert[bias] for expert in experts]
     weights = [expert[weight] for expert in experts]
-    return KINDS[type(layer)](layer, weights, biases, form=form, pictures=pictures, seed=seed)
+    return KINDS[type(layer)](layer, weights, biases, form=form, batch_size=batch_size, seed=seed)
 
 
 class Noted:

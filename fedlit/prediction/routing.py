@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from fedlit.data.pictures import Unlabelled
 from fedlit.errors import BadInput
 from fedlit.messages import Expert
-from fedlit.prediction.adaptation import Adaptation
+from fedlit.prediction.adaptation import Adaptation, check_adaptation
 from fedlit.prediction.base import Learnt, Model, Predictor, at_rest
 from fedlit.prediction.features import uncached
 from fedlit.prediction.gates import FORMS
 from fedlit.prediction.learner import pictures_of
 from fedlit.prediction.members import members, own_models, predictions, remembered
 from fedlit.prediction.normalisation import scales_and_shifts, settle, use_batch_statistics
-from fedlit.prediction.routed_network import Noted, Routed, is_hooked, mean_square, routable, route, unknown_layers
+from fedlit.prediction.routed_network import Noted, Routed, choose_layers, mean_square, routable, route
 from fedlit.prediction.steadiest import take_steadiest
 from fedlit.prediction.unsupervised import Unsupervised
 from fedlit.resident import Resident
@@ -68,6 +68,11 @@ class Routing(Predictor):
     needs: ClassVar[tuple[str, ...]] = ("weights",)
 
     def __post_init__(self) -> None:
+        check_adaptation(self.adaptation)
+        if not isinstance(self.objective, Unsupervised):
+            raise ValueError(
+                f"objective={self.objective!r} names no class; add _target_: fedlit.prediction.Unsupervised to it"
+            )
         if self.gates not in FORMS:
             raise ValueError(f"gates={self.gates!r} is not allowed; use one of {', '.join(FORMS)}")
         if self.statistics not in STATISTICS:
@@ -90,15 +95,13 @@ class Routing(Predictor):
                 "prediction=global"
             )
 
-    def remarks(self, resident: Resident) -> Iterator[str]:
-        entries = resident.trained()
-        if unknown := unknown_layers(resident.network, entries):
-            name, layer = next(iter(unknown.items()))
-            count = len(routable(resident.network, entries)) + len(unknown)
+    def remarks(self, learnt: Learnt, images: Unlabelled) -> Iterator[str]:
+        routed, left = choose_layers(learnt, images)
+        if left:
+            name, why = next(iter(left.items()))
             yield (
-                f"{len(unknown)} of {count} convolutions and linear layers stay those of the global model, such as "
-                f"{name}, a {type(layer).__name__}{' with hooks' * is_hooked(layer)}; Conv2d, ConvTranspose2d and "
-                "Linear themselves are routed"
+                f"{len(left)} of {len(routed) + len(left)} convolutions and linear layers stay those of the global "
+                f"model, such as {name}, {why}; Conv2d, ConvTranspose2d and Linear themselves are routed"
             )
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
@@ -107,6 +110,7 @@ class Routing(Predictor):
             return None
         self.check_network(learnt.resident)
         images = pictures_of(learnt, images)
+        names = choose_layers(learnt, images).routed
         network = learnt.copy(learnt.shared)
         if self.statistics == "steadiest":
             take_steadiest(learnt, network, images, self.objective.noise)
@@ -118,6 +122,7 @@ class Routing(Predictor):
         teacher = self._teacher(learnt, network, depends_on_its_batch=bool(by_batch))
         layers = route(
             network,
+            names,
             {id(value): name for name, value in trained.items()},
             [expert.weights for expert in experts],
             form=FORMS[self.gates],

@@ -16,7 +16,6 @@ from fedlit.prediction.adaptation import Adaptation, check_adaptation
 from fedlit.prediction.base import Learnt, Model, Predictor
 from fedlit.prediction.normalisation import tuned_norms, untuned
 from fedlit.prediction.unsupervised import entropy
-from fedlit.resident import Resident
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class SAR(Predictor):
             if not low <= value <= high:
                 raise ValueError(f"SAR: {name}={value!r} is not allowed; use a number from {low} to {high}")
 
-    def remarks(self, resident: Resident) -> Iterator[str]:
-        return untuned(resident)
+    def remarks(self, learnt: Learnt, images: Unlabelled) -> Iterator[str]:
+        return untuned(learnt.resident)
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         def unsure(model: Model, batch: Tensor, seed: int) -> Tensor:

@@ -24,7 +24,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 the site's was 0.849 and 0.943, 0.795 and 0.898, 0.970 and 0.863, 0.873 and 0.849, 0.899 and 0.924, 0.940 and 0.951;
 with the share chosen here 0.945, 0.898, 0.970, 0.869, 0.924, 0.947."""
 GAIN = 0.02
-"""By which a larger share must be steadier than all smaller ones: members' statistics are what the network knows."""
+"""By which a larger share must be steadier than the one taken so far: the network knows the members' statistics."""
 
 Moments = tuple[Tensor, Tensor]
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedlit.losses import probabilities
+from fedlit.losses import is_softmax, precise, probabilities
 from fedlit.prediction.base import Model
 
 
@@ -24,8 +24,8 @@ def entropy(logits: Tensor, num_classes: int) -> Tensor:
     Args:
         logits: [B, K, H, W] (sigmoid) or [B, K + 1, H, W] (softmax); computed in at least float32.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if logits.shape[1] == num_classes:
+    logits, softmax = precise(logits), is_softmax(logits, num_classes)
+    if not softmax:
         size = logits.abs()
         # equals log(1 + e^z) - z sigmoid(z), without cancellation for large |z|
         return (F.softplus(-size) + size * torch.sigmoid(-size)).mean(1) / math.log(2)
@@ -72,8 +72,9 @@ def logits_of_a_view(model: Model, images: Tensor, seed: int, noise: float) -> T
 class Tones:
     """A picture in [0, 1] as another device could have given it: x^gamma, then c (x - 1/2) + 1/2 + b, then a grain.
 
-    Every picture of a batch has tones of its own. Nothing moves: what is where stays the same, so that a network that
-    knows pictures by their places, such as of upright chests, is asked nothing that it never met.
+    Values are cut to [0, 1] before the power and before the grain. Every picture of a batch has tones of its own.
+    Nothing moves: what is where stays the same, so that a network that knows pictures by their places, such as of
+    upright chests, is asked nothing that it never met.
 
     Args:
         gamma: from its inverse to itself, evenly by logarithm.
@@ -105,8 +106,8 @@ class Tones:
 
 def activated(logits: Tensor, num_classes: int) -> Tensor:
     """Probabilities of all channels, in at least float32."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return logits.sigmoid() if logits.shape[1] == num_classes else logits.softmax(1)
+    softmax = is_softmax(logits, num_classes)
+    return precise(logits).softmax(1) if softmax else precise(logits).sigmoid()
 
 
 def inconsistency(logits: Tensor, others: Tensor, num_classes: int) -> Tensor:
