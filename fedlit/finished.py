@@ -116,7 +116,7 @@ def open_model(
         lend=lend,
     )
     is_asked = files and predictor.is_final  # the others look at no picture: theirs are decoded once, to be predicted
-    prepared = predictor.prepare(learnt, pictures_of(source, files) if is_asked else None)
+    prepared = predictor.prepare(learnt, as_pictures(source, files) if is_asked else None)
     if prepared is None:
         whose = f"for {site}" if site else "that fits every site"
         raise BadInput(f"{run_dir} has no {name} model {whose}; name a member with --site")
@@ -181,7 +181,7 @@ def common_size(shapes: Iterable[tuple[int, int, int]]) -> tuple[int, int] | Non
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def pictures_of(source: Manifest, files: Sequence[Path]) -> Unlabelled:
+def as_pictures(source: Manifest, files: Sequence[Path]) -> Unlabelled:
     """Files as the pictures of one hospital; they are decoded when they are asked for, again each time."""
     shapes = [shape_of(path) for path in files]
     depths = [depth for depth, _, _ in shapes]

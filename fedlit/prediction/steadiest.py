@@ -26,7 +26,7 @@ with the share chosen here 0.945, 0.898, 0.970, 0.869, 0.924, 0.947."""
 GAIN = 0.02
 """By which a larger share must be steadier than the one taken so far: the network knows the members' statistics."""
 
-Moments = tuple[Tensor, Tensor]
+MeanAndVariance = tuple[Tensor, Tensor]
 
 
 def take_steadiest(learnt: Learnt, network: nn.Module, images: Unlabelled, noise: float) -> float | None:
@@ -54,12 +54,14 @@ def take_steadiest(learnt: Learnt, network: nn.Module, images: Unlabelled, noise
     return best
 
 
-def moments(layer: _BatchNorm) -> Moments:
+def moments(layer: _BatchNorm) -> MeanAndVariance:
     assert layer.running_mean is not None and layer.running_var is not None
     return layer.running_mean.clone(), layer.running_var.clone()
 
 
-def put(layers: dict[str, _BatchNorm], some: dict[str, Moments], others: dict[str, Moments], share: float) -> None:
+def put(
+    layers: dict[str, _BatchNorm], some: dict[str, MeanAndVariance], others: dict[str, MeanAndVariance], share: float
+) -> None:
     """Mean and variance of a mixture of two populations."""
     for name, layer in layers.items():
         (mean, variance), (other_mean, other_variance) = some[name], others[name]
