@@ -17,7 +17,7 @@ from fedlit.networks import UNet
 from fedlit.prediction import Learnt, Routing
 from fedlit.prediction.gates import FORMS
 from fedlit.prediction.routed_layers import RoutedLayer
-from fedlit.prediction.routed_network import route
+from fedlit.prediction.routed_network import routable, route
 from tests.conftest import make_federation, make_site, make_world
 from tests.unseen_site import at_unseen_site, experts_of, unlabelled
 
@@ -45,7 +45,9 @@ def routed(learnt: Learnt) -> tuple[nn.Module, dict[str, RoutedLayer]]:
     network = learnt.copy(learnt.server.weights)
     entries = {id(value): name for name, value in network.named_parameters()}
     experts = [learnt.experts[name].weights for name in sorted(learnt.experts)]
-    layers = route(network, entries, experts, form=FORMS["difference"], seed=(0, "bench"))
+    layers = route(
+        network, [*routable(network, entries)], entries, experts, form=FORMS["difference"], seed=(0, "bench")
+    )
     for layer in layers.values():
         nn.init.normal_(layer.gate.outer.weight, std=0.1)
     return network.eval(), layers

@@ -70,7 +70,7 @@ def test_processes_that_draw_at_once_share_one_drawing(tmp_path):
     )
     command = [sys.executable, "-c", program, str(tmp_path / "shared")]
     running = [subprocess.Popen(command, stdout=-1, stderr=-1, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=120) for process in running]
+    outputs = [process.communicate(timeout=600) for process in running]
     assert [process.returncode for process in running] == [0, 0], outputs
     assert {out.strip() for out, _ in outputs} == {small(tmp_path / "own").fingerprint()}
     assert sum("drew" in err for _, err in outputs) == 1

@@ -131,7 +131,7 @@ main(sys.argv[1:])
 def is_killed_in_round_three(config_file) -> None:
     """Runs it in a process of its own, which has no time to say a word."""
     command = [sys.executable, "-c", KILLED, "run", str(config_file)]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120)
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=600)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 

@@ -36,7 +36,7 @@ def run(config, run_dir, *overrides, fault=None, devices=2, **environment):
     begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, *words, str(config), f"devices={devices}", f"run_dir={run_dir}", *overrides],
-        cwd=ROOT, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr, time.monotonic() - begin
 
@@ -162,7 +162,7 @@ def test_sigterm_to_every_process_is_heeded_at_once(whole, config, tmp_path):
         time.sleep(1)  # process 0 is in its slow step of round 2, process 1 waits for it
         for process in processes_of(run_dir):
             os.kill(process, signal.SIGTERM)
-        said = job.communicate(timeout=60)[0]
+        said = job.communicate(timeout=600)[0]
     assert job.returncode == 75, said
     assert "asked to stop by SIGTERM" in said and "which not every process was" not in said
     goes_on_to(whole(), config, run_dir)

@@ -150,7 +150,7 @@ def at_terminal(answer: str, *words: object, with_stderr: bool = True) -> tuple[
     else:
         child.kill()
     os.close(ours)
-    return child.wait(timeout=60), found.decode()
+    return child.wait(timeout=600), found.decode()
 
 
 def test_a_person_at_a_terminal_is_asked_what_is_foreground(tmp_path):

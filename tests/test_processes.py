@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def started(*command, cwd=ROOT, **environment) -> subprocess.CompletedProcess:
     words = [str(word) for word in command]
-    return subprocess.run(words, env=ENVIRONMENT | environment, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(words, env=ENVIRONMENT | environment, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 def run_by_two(*options) -> subprocess.CompletedProcess:
@@ -108,12 +109,9 @@ def test_two_nodes_equal_one_process(config_file, tmp_path, fabric_run):
     words = [word for word in map(str, fabric_run[:-1]) if not word.startswith("--devices")]
     words += ["--devices=1", "--num-nodes=2", "--main-address=127.0.0.1", f"--main-port={port}"]
     script = [str(fabric_run[-1]), str(config_file), f"run_dir={tmp_path / 'two'}"]
-    nodes = [
-        subprocess.Popen([*words, f"--node-rank={rank}", *script], env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.PIPE)
-        for rank in (0, 1)
-    ]
-    said = [node.communicate(timeout=120)[1].decode() for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], said
+    with ThreadPoolExecutor() as machines:
+        nodes = [*machines.map(lambda rank: started(*words, f"--node-rank={rank}", *script), (0, 1))]
+    assert [node.returncode for node in nodes] == [0, 0], [node.stderr for node in nodes]
     assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
 
 

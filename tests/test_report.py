@@ -238,7 +238,7 @@ def test_a_browser_shows_it_at_desktop_and_phone_width(tmp_path):
         profile = f"--user-data-dir={tmp_path / 'profile'}"
         flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
         return subprocess.run(
-            [CHROMIUM, *flags, profile, *arguments], capture_output=True, check=True, timeout=120
+            [CHROMIUM, *flags, profile, *arguments], capture_output=True, check=True, timeout=600
         ).stdout
 
     dom = chromium("--dump-dom", page.as_uri()).decode()

@@ -261,7 +261,7 @@ def overheard(tmp_path_factory):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return out
