@@ -12,6 +12,7 @@ import torch
 from fedlit.checkpoint import State
 from fedlit.federation import Federation, Scores
 from fedlit.gallery import chosen_cases, remove_pictures, save_picture
+from fedlit.judging import candidates_of
 from fedlit.messages import Expert, Server
 from fedlit.metrics import Scoring
 from fedlit.prediction import Predictor
@@ -145,7 +146,10 @@ class Examination:
         self.federation.fleet.each(partial(self._save_pictures, state.server, chosen, experts), sorted(chosen))
 
     def _share(self, server: Server, needs: set[str], *, keeps_old: bool) -> dict[str, Expert]:
-        experts = share(self.federation, server, needs, scoring=self.scoring, classes=self.classes)
+        candidates = candidates_of(self.predictors)
+        experts = share(
+            self.federation, server, needs, scoring=self.scoring, classes=self.classes, candidates=candidates
+        )
         if self.is_first:
             folder = self.run_dir / "experts"
             old = load_experts(folder, server.round) if keeps_old else {}

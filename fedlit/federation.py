@@ -123,7 +123,7 @@ class Federation:
                 self.fleet.watch.warn(f"{model} is for {' and '.join(predictor.roles)} sites, and there is none")
             if of_its_roles:
                 pictures = getattr(self.sites[of_its_roles[0]], split)
-                learnt = self.learnt(server, of_its_roles[0], num_classes=pictures.num_classes)
+                learnt = self.learnt(server, of_its_roles[0], num_classes=pictures.num_classes, experts=experts)
                 for remark in predictor.remarks(learnt, pictures.unlabelled()):
                     self.fleet.watch.warn(f"{model}: {remark}")
             score = partial(self._score_site, predictor, server, experts or {}, scoring, metrics, split)

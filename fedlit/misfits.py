@@ -17,6 +17,7 @@ from fedlit.algorithms import Algorithm, Sampling
 from fedlit.config import bind, build
 from fedlit.data.site import Site
 from fedlit.errors import BadInput
+from fedlit.judging import candidates_of
 from fedlit.privacy import CaseLevel, CasePrivacy
 from fedlit.privacy.drawing import cases_of
 from fedlit.privacy.per_case import not_told_apart
@@ -47,8 +48,10 @@ def of_members(config: DictConfig, algorithm: Algorithm, participants: Sequence[
         if without:
             yield f"algorithm.aggregate: {algorithm.aggregate} needs validation pictures, which these lack: {without}"
     if participants and not any(len(site.val) for site in participants if site.name != ROOT):
-        by_scores = (name for name, node in config.prediction.items() if "scores" in build(node).needs)
-        yield from (f"prediction.{name}: it is chosen by validation cases, and no member has any" for name in by_scores)
+        needs = {name: build(node).needs for name, node in config.prediction.items()}
+        judged = [name for name, shared in needs.items() if {"scores", "trials"} & {*shared}]
+        yield from (f"prediction.{name}: it is chosen by validation cases, and no member has any" for name in judged)
+    yield from told(lambda: candidates_of({str(name): build(node) for name, node in config.prediction.items()}))
     settings = {str(key): value for key, value in config.items()}
     yield from (f"algorithm: {problem}" for problem in algorithm.problems(settings))
     yield from of_optimizer(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -12,36 +12,32 @@ from re import sub
 
 from fedlit.errors import BadInput
 from fedlit.federation import Federation
+from fedlit.judging import AsUnseen, Judge, ModelOf
 from fedlit.messages import Expert, Server, header, restore, size, tensors
 from fedlit.metrics import Scoring
-from fedlit.prediction import Model, Predictor
-from fedlit.prediction.base import Learnt
+from fedlit.prediction import Predictor
+from fedlit.prediction.chosen import trial_of
 from fedlit.prediction.features import site_statistics
-from fedlit.prediction.members import personal
 from fedlit.weights import Weights, load, save
 
 
-@dataclass(frozen=True)
-class ModelOf(Predictor):
-    """The personal model of one member, at any site."""
-
-    member: str
-
-    def prepare(self, learnt: Learnt, images: object) -> Model:
-        learnt.resident.load(personal(learnt, learnt.experts[self.member]).weights)
-        return learnt.network
-
-
 def share(
-    federation: Federation, server: Server, needs: Collection[str], *, scoring: Scoring, classes: Sequence[str]
+    federation: Federation,
+    server: Server,
+    needs: Collection[str],
+    *,
+    scoring: Scoring,
+    classes: Sequence[str],
+    candidates: Mapping[str, Predictor] | None = None,
 ) -> dict[str, Expert]:
     """What every member shares, by its name; equal in every process.
 
     Args:
         needs: see `Predictor.needs`.
+        candidates: what is tried at every member, where `trials` are needed.
 
     Raises:
-        BadInput: no member has a personal model.
+        BadInput: no member has a personal model, or none has the validation cases by which something is chosen.
     """
     watch, members = federation.fleet.watch, sorted(federation.fleet.members)
     experts = federation.fleet.gather(partial(_expert, federation, server, needs), members)
@@ -55,10 +51,22 @@ def share(
             watch.warn(f"{name} has no personal model, it completed no round: predictions for other sites do without")
     if len(experts) == 1:
         watch.warn(f"only {min(experts)} shares a personal model: it is weighed against the global one alone")
-    if "scores" not in needs:
-        return experts
-    dice = {name: _dice(federation, server, name, experts, scoring, classes) for name in experts}
-    return {name: replace(expert, scalars={**expert.scalars, "dice": dice[name]}) for name, expert in experts.items()}
+    judge = Judge(federation, server, scoring, classes)
+    if "scores" in needs:
+        dice = judge.dice({name: ModelOf(name) for name in experts}, experts)
+        experts = {name: _told(expert, dice=statistics.fmean(dice[name].values())) for name, expert in experts.items()}
+    if "trials" in needs and len(experts) > 1:
+        trials = {name: AsUnseen(candidate, federation.sites) for name, candidate in (candidates or {}).items()}
+        tried = judge.dice(trials, experts)
+        experts = {
+            member: _told(expert, **{trial_of(name): dice[member] for name, dice in tried.items() if member in dice})
+            for member, expert in experts.items()
+        }
+    return experts
+
+
+def _told(expert: Expert, **scalars: float) -> Expert:
+    return replace(expert, scalars={**expert.scalars, **scalars})
 
 
 def own_model(name: str, server: Server, memory: Mapping[str, Weights], kept: Sequence[str]) -> Expert | None:
@@ -85,40 +93,10 @@ def _expert(federation: Federation, server: Server, needs: Collection[str], name
     return replace(expert, slots={"features": site_statistics(learnt, pictures)})
 
 
-def _dice(
-    federation: Federation,
-    server: Server,
-    name: str,
-    experts: Mapping[str, Expert],
-    scoring: Scoring,
-    classes: Sequence[str],
-) -> float:
-    """The mean over members of the validation Dice of one member's model."""
-    found = federation.score(
-        {name: ModelOf(name)},
-        server,
-        scoring=scoring,
-        metrics=["dice"],
-        classes=classes,
-        split="val",
-        names=[member for member in experts if len(federation.sites[member].val)],
-        experts=experts,
-    )
-    by_site: dict[str, list[float]] = {}
-    for row in found.cases:
-        if row.value is not None:
-            by_site.setdefault(row.site, []).append(row.value)
-    if not by_site:
-        raise BadInput(
-            "the best member is chosen by validation cases, and no member has any; leave best_member out of prediction"
-        )
-    return statistics.fmean(statistics.fmean(values) for values in by_site.values())
-
-
 def bytes_shared(experts: Mapping[str, Expert], needs: Collection[str]) -> tuple[int, int]:
     """(bytes up, bytes down): every member's message once, and where models are compared each model to each member."""
     up = sum(size(expert) for expert in experts.values())
-    return up, up * len(experts) if "scores" in needs else 0
+    return up, up * len(experts) if {"scores", "trials"} & {*needs} else 0
 
 
 def joined(old: Mapping[str, Expert], new: Mapping[str, Expert]) -> dict[str, Expert]:

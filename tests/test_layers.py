@@ -35,6 +35,7 @@ LAYERS = [
     {"algorithms", "prediction"},
     {"attacks"},
     {"federation"},
+    {"judging"},
     {"starts", "progress", "sharing"},
     {"beginning", "examination"},
     {"closing"},

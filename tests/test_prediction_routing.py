@@ -22,6 +22,7 @@ from fedlit.messages import Server
 from fedlit.networks import SAM, UNet
 from fedlit.networks.tuning import Adapters, DecoderOnly
 from fedlit.prediction import AdaBN, Adaptation, Global, Mixture, Routing, Unsupervised
+from fedlit.prediction.chosen import trial_of
 from fedlit.prediction.features import feature_statistics
 from fedlit.prediction.gates import FORMS, Gate
 from fedlit.prediction.normalisation import settle, use_batch_statistics
@@ -238,11 +239,13 @@ def shipped(name, images):
     """The model of a predictor that ships, at a site with all that it may ask for."""
     network = make_network("batch").to(everything(images).dtype)
     features = feature_statistics(network.eval(), network, [everything(images)])
-    told = {"slots": {"features": features}, "scalars": {"dice": 0.8, "share": 0.5}}
+    predictor = build(OmegaConf.load(SHIPPED[name]))
+    trials = {trial_of(candidate): place / 10 for place, candidate in enumerate(predictor.candidates)}
+    told = {"slots": {"features": features}, "scalars": {"dice": 0.8, "share": 0.5, **trials}}
     experts = {name: replace(expert, **told) for name, expert in experts_of(network).items()}
     memory = {"personal": experts["a"].weights}
     learnt = at_unseen_site(network, experts=experts, memory=memory)
-    return build(OmegaConf.load(SHIPPED[name])).prepare(learnt, images)
+    return predictor.prepare(learnt, images)
 
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if not name.endswith("_online")])

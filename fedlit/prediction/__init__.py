@@ -4,6 +4,7 @@ from fedlit.prediction.adabn import AdaBN
 from fedlit.prediction.adaptation import Adaptation
 from fedlit.prediction.base import Learnt, Mixture, Model, Predictor
 from fedlit.prediction.best_member import BestMember
+from fedlit.prediction.chosen import Chosen
 from fedlit.prediction.ensemble import Ensemble
 from fedlit.prediction.fedthe import FedTHE
 from fedlit.prediction.global_model import Global
@@ -23,6 +24,7 @@ __all__ = [
     "AdaBN",
     "Adaptation",
     "BestMember",
+    "Chosen",
     "Ensemble",
     "FedTHE",
     "Global",

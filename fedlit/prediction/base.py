@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -106,9 +107,18 @@ class Predictor(ABC):
     roles: ClassVar[tuple[str, ...]] = ("member", "unseen", "server")
     """Of the sites it is meant for."""
 
-    needs: ClassVar[tuple[str, ...]] = ()
-    """What members must share once: `weights` of their own models, `features` (statistics of their pictures), `scores`
-    (the validation Dice of every member's personal model at all members)."""
+    candidates: Mapping[str, Predictor] = MappingProxyType({})
+    """The predictors among which it chooses by trials, by name."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What members must share once.
+
+        `weights` of their own models, `features` (statistics of their pictures), `scores` (the validation Dice of every
+        member's personal model at all members), `trials` (the validation Dice of each of the `candidates` at every
+        member, as if that were unseen).
+        """
+        return ()
 
     def check_network(self, resident: Resident) -> None:  # noqa: B027 (most take any)
         """Raises BadInput where it cannot predict with such a network."""

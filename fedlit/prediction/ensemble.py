@@ -19,7 +19,7 @@ class Ensemble(Predictor):
 
     is_final: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("unseen",)
-    needs: ClassVar[tuple[str, ...]] = ("weights",)
+    needs = ("weights",)
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         return predictions(learnt, members(learnt))

@@ -47,7 +47,7 @@ class FedTHE(Predictor):
 
     is_final: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("unseen",)
-    needs: ClassVar[tuple[str, ...]] = ("weights", "features")
+    needs = ("weights", "features")
 
     def __post_init__(self) -> None:
         if type(self.steps) is not int or self.steps < 0:

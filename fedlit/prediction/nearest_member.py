@@ -27,7 +27,7 @@ class NearestMember(Predictor):
 
     is_final: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("unseen",)
-    needs: ClassVar[tuple[str, ...]] = ("weights", "features")
+    needs = ("weights", "features")
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         experts = own_models(learnt)

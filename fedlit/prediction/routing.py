@@ -65,7 +65,7 @@ class Routing(Predictor):
 
     is_final: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("unseen",)
-    needs: ClassVar[tuple[str, ...]] = ("weights",)
+    needs = ("weights",)
 
     def __post_init__(self) -> None:
         check_adaptation(self.adaptation)

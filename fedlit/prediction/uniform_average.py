@@ -17,7 +17,7 @@ class UniformAverage(Predictor):
 
     is_final: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("unseen",)
-    needs: ClassVar[tuple[str, ...]] = ("weights",)
+    needs = ("weights",)
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         total = WeightedSum()

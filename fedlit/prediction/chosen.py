@@ -1,0 +1,95 @@
+"""Chosen: the predictor that does best at members left out in turn. Gulrajani and Lopez-Paz, ICLR 2021, section 3."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from fedlit.data.pictures import Unlabelled
+from fedlit.errors import BadInput
+from fedlit.messages import Expert
+from fedlit.prediction.base import Learnt, Model, Predictor
+from fedlit.prediction.global_model import Global
+from fedlit.prediction.nearest_member import NearestMember
+from fedlit.prediction.routing import Routing
+from fedlit.prediction.test_time_augmentation import TTA
+from fedlit.resident import Resident
+
+
+@dataclass(frozen=True)
+class Chosen(Predictor):
+    """Of several predictors, the one with the largest mean Dice at the members, each as if it were unseen.
+
+    Each member in turn is left out: its own model is taken from those that are shared, the predictor is prepared on its
+    training pictures without their masks, and its validation cases are scored. The one exception favours the global
+    model, which has been trained with that member. The unseen site has no say; all of a run's have the same.
+
+    Args:
+        candidates: by name; the first is what is used unless another does better.
+    """
+
+    candidates: Mapping[str, Predictor] = field(
+        default_factory=lambda: {
+            "global": Global(),
+            "test_time_augmentation": TTA(),
+            "nearest_member": NearestMember(),
+            "routing": Routing(),
+        }
+    )
+
+    is_final: ClassVar[bool] = True
+    roles: ClassVar[tuple[str, ...]] = ("unseen",)
+
+    def __post_init__(self) -> None:
+        for name, candidate in self.candidates.items():
+            if not isinstance(candidate, Predictor):
+                raise ValueError(f"candidates.{name}={candidate!r} is no predictor; give it _target_: its import path")
+            if "unseen" not in candidate.roles or isinstance(candidate, Chosen):
+                raise ValueError(f"candidates.{name}: {type(candidate).__name__} cannot be tried; leave it out")
+        if len(self.candidates) < 2:
+            raise ValueError(f"candidates={[*self.candidates]}: there is nothing to choose; give two or more")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        theirs = (need for candidate in self.candidates.values() for need in candidate.needs)
+        return tuple(dict.fromkeys(("weights", *theirs, "trials")))
+
+    def check_network(self, resident: Resident) -> None:
+        for candidate in self.candidates.values():
+            candidate.check_network(resident)
+
+    def remarks(self, learnt: Learnt, images: Unlabelled) -> Iterator[str]:
+        chosen, dice = self.choose(learnt)
+        at_members = ", ".join(f"{name} {value:.4f}" for name, value in dice.items())
+        yield f"it is {chosen}; Dice at members left out in turn: {at_members or 'unknown, only one shares a model'}"
+        yield from self.candidates[chosen].remarks(learnt, images)
+
+    def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
+        chosen, _ = self.choose(learnt)
+        return self.candidates[chosen].prepare(learnt, images)
+
+    def choose(self, learnt: Learnt) -> tuple[str, dict[str, float]]:
+        """The name of the one that is used, and of each its Dice, a mean over members; empty with a single member.
+
+        Raises:
+            BadInput: there are several members, and none has tried all of them.
+        """
+        names = {name: trial_of(name) for name in self.candidates}
+        tried = [expert for expert in learnt.experts.values() if set(names.values()) <= expert.scalars.keys()]
+        if not tried:
+            if len(learnt.experts) == 1:
+                return next(iter(names)), {}
+            raise BadInput(f"no member shares trials of {', '.join(names)}: evaluate the run again")
+        dice = {name: statistics.fmean(each.scalars[trial] for each in tried) for name, trial in names.items()}
+        return max(dice, key=lambda name: dice[name]), dice  # the first of equal ones
+
+
+def trial_of(name: str) -> str:
+    """The scalar of an `Expert` that holds the Dice of a candidate at this member."""
+    return f"as unseen: {name}"
+
+
+def has_tried(expert: Expert) -> bool:
+    return any(name.startswith(trial_of("")) for name in expert.scalars)
