@@ -15,7 +15,7 @@ from fedlit.gallery import chosen_cases, remove_pictures, save_picture
 from fedlit.judging import candidates_of
 from fedlit.messages import Expert, Server
 from fedlit.metrics import Scoring
-from fedlit.prediction import Predictor
+from fedlit.prediction import Chosen, Predictor
 from fedlit.record import MetricRow, Record
 from fedlit.rundir import RunDirectory
 from fedlit.sharing import bytes_shared, joined, load_experts, save_experts, share
@@ -110,9 +110,16 @@ class Examination:
         experts = self._share(state.server, needs, keeps_old=before is not None) if needs else {}
         for name, predictor in (self.predictors if without else self.of_the_end).items():
             self._test(state, record, {name: predictor}, experts)
+        choices = {
+            name: predictor.choose(experts)
+            for name, predictor in self.predictors.items()
+            if isinstance(predictor, Chosen)
+        }
+        for name, choice in choices.items():
+            self.federation.fleet.watch.say(f"{name} is {choice}")
         if not needs:
             return None if before is None else dict(before)
-        old = before or {"members": [], "what": [], "for": [], "bytes_up": 0, "bytes_down": 0}
+        old = before or {"members": [], "what": [], "for": [], "choices": {}, "bytes_up": 0, "bytes_down": 0}
         up, down = bytes_shared(experts, needs)
         needing = [name for name, predictor in self.predictors.items() if predictor.needs]
         needing += [f"the global model of {name}" for name in without]
@@ -120,6 +127,7 @@ class Examination:
             "members": sorted({*old["members"], *experts}),
             "what": sorted({*old["what"], *needs}),
             "for": list(dict.fromkeys((*old["for"], *needing))),
+            "choices": {**old.get("choices", {}), **{name: str(choice) for name, choice in choices.items()}},
             "bytes_up": old["bytes_up"] + up,
             "bytes_down": old["bytes_down"] + down,
         }

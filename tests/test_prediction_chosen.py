@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 
 import pytest
@@ -47,19 +48,18 @@ def test_what_does_best_at_the_members_is_used_and_what_it_says_is_not_changed(t
     candidates = {"global": Global(), "ensemble": Ensemble()}
     learnt, images = at_unseen_site(experts=tried(**trials)), unlabelled()
     chosen = Chosen(candidates)
-    assert chosen.choose(learnt)[0] == wanted
+    assert chosen.choose(learnt.experts).name == wanted
     found = predicted(chosen.prepare(learnt, images), images)
     other = next(name for name in candidates if name != wanted)
     assert torch.equal(found, predicted(candidates[wanted].prepare(learnt, images), images))
     assert not torch.equal(found, predicted(candidates[other].prepare(learnt, images), images))
-    (remark, *_) = chosen.remarks(learnt, images)
-    assert remark.startswith(f"it is {wanted}; Dice at members left out in turn: global 0.")
+    assert str(chosen.choose(learnt.experts)).startswith(f"{wanted}; Dice at members left out in turn: global 0.")
 
 
 def test_one_member_alone_can_try_nothing_and_the_first_is_used():
     learnt = at_unseen_site(experts=experts_of(at_unseen_site().network, "a"))
-    assert Chosen().choose(learnt) == ("global", {})
-    assert "only one shares a model" in next(iter(Chosen().remarks(learnt, unlabelled())))
+    choice = Chosen().choose(learnt.experts)
+    assert choice == ("global", {}) and "only one shares a model" in str(choice)
 
 
 def test_several_members_that_have_tried_nothing_are_an_error():
@@ -162,10 +162,12 @@ def test_a_run_chooses_says_so_and_predicts_by_its_choice(config_file, disc_data
     words = ["algorithm=iopfl", "share_personal=true", "prediction=[chosen,test_time_augmentation,ensemble]"]
     assert fedlit("run", config_file, "num_rounds=2", *words) == 0
     run = tmp_path / "run"
-    (said,) = {line for line in (run / "log.txt").read_text().splitlines() if "chosen: it is" in line}
-    name = said.partition("it is ")[2].partition(";")[0]
+    (said,) = {line for line in (run / "log.txt").read_text().splitlines() if "chosen is" in line}
+    name = said.partition("chosen is ")[2].partition(";")[0]
     shared = json.loads((run / "summary.json").read_text())["shared"]
     assert {"weights", "features", "trials"} <= set(shared["what"]) and shared["bytes_down"] > 0
+    assert said.endswith(f"chosen is {shared['choices']['chosen']}")
+    assert shared["choices"]["chosen"] in html.unescape((run / "report.html").read_text())
     scores = [line.split(",") for line in (run / "cases.csv").read_text().splitlines()]
     at = {model: [row[-1] for row in scores if model in row and "test" in row] for model in ("chosen", "global", name)}
     assert at["chosen"] and (

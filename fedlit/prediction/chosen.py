@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from fedlit.data.pictures import Unlabelled
 from fedlit.errors import BadInput
@@ -16,6 +16,17 @@ from fedlit.prediction.nearest_member import NearestMember
 from fedlit.prediction.routing import Routing
 from fedlit.prediction.test_time_augmentation import TTA
 from fedlit.resident import Resident
+
+
+class Choice(NamedTuple):
+    """The name of the candidate that is used, and of each its Dice, a mean over members; without it, of one member."""
+
+    name: str
+    dice: dict[str, float]
+
+    def __str__(self) -> str:
+        at_members = ", ".join(f"{name} {value:.4f}" for name, value in self.dice.items())
+        return f"{self.name}; Dice at members left out in turn: {at_members or 'unknown, only one shares a model'}"
 
 
 @dataclass(frozen=True)
@@ -61,29 +72,25 @@ class Chosen(Predictor):
             candidate.check_network(resident)
 
     def remarks(self, learnt: Learnt, images: Unlabelled) -> Iterator[str]:
-        chosen, dice = self.choose(learnt)
-        at_members = ", ".join(f"{name} {value:.4f}" for name, value in dice.items())
-        yield f"it is {chosen}; Dice at members left out in turn: {at_members or 'unknown, only one shares a model'}"
-        yield from self.candidates[chosen].remarks(learnt, images)
+        yield from self.candidates[self.choose(learnt.experts).name].remarks(learnt, images)
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
-        chosen, _ = self.choose(learnt)
-        return self.candidates[chosen].prepare(learnt, images)
+        return self.candidates[self.choose(learnt.experts).name].prepare(learnt, images)
 
-    def choose(self, learnt: Learnt) -> tuple[str, dict[str, float]]:
-        """The name of the one that is used, and of each its Dice, a mean over members; empty with a single member.
+    def choose(self, experts: Mapping[str, Expert]) -> Choice:
+        """Which one is used.
 
         Raises:
             BadInput: there are several members, and none has tried all of them.
         """
         names = {name: trial_of(name) for name in self.candidates}
-        tried = [expert for expert in learnt.experts.values() if set(names.values()) <= expert.scalars.keys()]
+        tried = [expert for expert in experts.values() if set(names.values()) <= expert.scalars.keys()]
         if not tried:
-            if len(learnt.experts) == 1:
-                return next(iter(names)), {}
+            if len(experts) == 1:
+                return Choice(next(iter(names)), {})
             raise BadInput(f"no member shares trials of {', '.join(names)}: evaluate the run again")
         dice = {name: statistics.fmean(each.scalars[trial] for each in tried) for name, trial in names.items()}
-        return max(dice, key=lambda name: dice[name]), dice  # the first of equal ones
+        return Choice(max(dice, key=lambda name: dice[name]), dice)  # the first of equal ones
 
 
 def trial_of(name: str) -> str:
