@@ -18,7 +18,7 @@ from fedlit.metrics import Scoring
 from fedlit.prediction import Chosen, Predictor
 from fedlit.record import MetricRow, Record
 from fedlit.rundir import RunDirectory
-from fedlit.sharing import bytes_shared, joined, load_experts, save_experts, share
+from fedlit.sharing import joined, load_experts, save_experts, share, sharing_summary
 from fedlit.summary import site_metrics
 
 
@@ -110,27 +110,11 @@ class Examination:
         experts = self._share(state.server, needs, keeps_old=before is not None) if needs else {}
         for name, predictor in (self.predictors if without else self.of_the_end).items():
             self._test(state, record, {name: predictor}, experts)
-        choices = {
-            name: predictor.choose(experts)
-            for name, predictor in self.predictors.items()
-            if isinstance(predictor, Chosen)
-        }
-        for name, choice in choices.items():
-            self.federation.fleet.watch.say(f"{name} is {choice}")
         if not needs:
             return None if before is None else dict(before)
-        old = before or {"members": [], "what": [], "for": [], "choices": {}, "bytes_up": 0, "bytes_down": 0}
-        up, down = bytes_shared(experts, needs)
         needing = [name for name, predictor in self.predictors.items() if predictor.needs]
         needing += [f"the global model of {name}" for name in without]
-        return {
-            "members": sorted({*old["members"], *experts}),
-            "what": sorted({*old["what"], *needs}),
-            "for": list(dict.fromkeys((*old["for"], *needing))),
-            "choices": {**old.get("choices", {}), **{name: str(choice) for name, choice in choices.items()}},
-            "bytes_up": old["bytes_up"] + up,
-            "bytes_down": old["bytes_down"] + down,
-        }
+        return sharing_summary(before, experts, needs, needing, self._choices(experts))
 
     def draw(self, state: State, record: Record) -> None:
         """Keep the best, the median and the worst test case of every site as pictures, or remove those there are.
@@ -152,6 +136,14 @@ class Examination:
         chosen = self.federation.fleet.world.on_first(choose)
         experts = load_experts(self.run_dir / "experts", state.server.round) if self.without_kept else {}
         self.federation.fleet.each(partial(self._save_pictures, state.server, chosen, experts), sorted(chosen))
+
+    def _choices(self, experts: Mapping[str, Expert]) -> dict[str, str]:
+        """What predictors that choose among others have chosen, and by what."""
+        choosing = {name: each for name, each in self.predictors.items() if isinstance(each, Chosen)}
+        choices = {name: str(predictor.choose(experts)) for name, predictor in choosing.items()}
+        for name, choice in choices.items():
+            self.federation.fleet.watch.say(f"{name} is {choice}")
+        return choices
 
     def _share(self, server: Server, needs: set[str], *, keeps_old: bool) -> dict[str, Expert]:
         candidates = candidates_of(self.predictors)

@@ -9,6 +9,7 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from re import sub
+from typing import Any
 
 from fedlit.errors import BadInput
 from fedlit.federation import Federation
@@ -97,6 +98,31 @@ def bytes_shared(experts: Mapping[str, Expert], needs: Collection[str]) -> tuple
     """(bytes up, bytes down): every member's message once, and where models are compared each model to each member."""
     up = sum(size(expert) for expert in experts.values())
     return up, up * len(experts) if {"scores", "trials"} & {*needs} else 0
+
+
+def sharing_summary(
+    before: Mapping[str, Any] | None,
+    experts: Mapping[str, Expert],
+    needs: Collection[str],
+    needing: Sequence[str],
+    choices: Mapping[str, str],
+) -> dict[str, Any]:
+    """What summary.json says of it, added to what members have shared `before`.
+
+    Args:
+        needing: the predictors that need it.
+        choices: what those that choose among others have chosen.
+    """
+    old = before or {}
+    up, down = bytes_shared(experts, needs)
+    return {
+        "members": sorted({*old.get("members", ()), *experts}),
+        "what": sorted({*old.get("what", ()), *needs}),
+        "for": list(dict.fromkeys((*old.get("for", ()), *needing))),
+        "choices": {**old.get("choices", {}), **choices},
+        "bytes_up": old.get("bytes_up", 0) + up,
+        "bytes_down": old.get("bytes_down", 0) + down,
+    }
 
 
 def joined(old: Mapping[str, Expert], new: Mapping[str, Expert]) -> dict[str, Expert]:
