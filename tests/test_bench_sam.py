@@ -36,6 +36,7 @@ def test_steps_from_the_cache_are_the_steps_without_it(tmp_path, monkeypatch):
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
 
 
+@pytest.mark.long
 def test_the_peak_of_a_process_shows_a_matrix_of_tokens_by_tokens():
     case = replace(MICRO, pixels=256, attention="folded")  # 3 heads x 1024 x 1024 scores in each of 4 blocks
     ours, stock = (alone(peak, one) for one in (case, replace(case, attention="stock")))

@@ -286,6 +286,7 @@ def test_a_disk_that_is_full_fails_clearly_and_loses_nothing(config_file, tmp_pa
 
 
 @pytest.mark.skipif(not (REAL_DATA / "cxr_lungs").is_dir(), reason="FEDLIT_TEST_DATA holds no cxr_lungs")
+@pytest.mark.long
 def test_real_chest_x_rays_train(tmp_path):
     words = (
         f"data.root={REAL_DATA / 'cxr_lungs'}",

@@ -222,6 +222,7 @@ def test_data_that_changed_under_a_run_are_refused(config_file, tmp_path, capsys
     assert "the data have changed since" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_an_extended_run_that_is_killed_goes_on(config_file, tmp_path):
     """What a finished run left does not make its longer, unfinished self look complete."""
     assert fedlit("run", config_file, "num_rounds=2") == 0

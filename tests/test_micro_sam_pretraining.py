@@ -81,6 +81,7 @@ def test_small_objects_count_as_large_ones():
     assert losses[0] > 0.3 * losses[1]
 
 
+@pytest.mark.long
 def test_resumed_is_uninterrupted(tmp_path):
     whole = pretrain(made(tmp_path / "whole"), TINY, num_workers=0)
 
@@ -108,6 +109,7 @@ def made(folder):
     return folder
 
 
+@pytest.mark.long
 def test_a_signal_stops_it_with_all_saved(tmp_path):
     def ask(learner):
         if learner.step == 2:

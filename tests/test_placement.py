@@ -24,7 +24,7 @@ from tests.conftest import fedlit, make_network, make_site, make_world
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="session", params=[2, 4])
+@pytest.fixture(scope="session", params=[2, pytest.param(4, marks=pytest.mark.long)])
 def outcomes(request, tmp_path_factory):
     """(number of processes, folder with what each of them found): one group of processes for all tests."""
     out = tmp_path_factory.mktemp(f"processes{request.param}")

@@ -43,7 +43,9 @@ def fabric_run():
     return (*program, "run", "--accelerator=cpu", "--devices=2", ROOT / "launch" / "train.py")
 
 
-@pytest.mark.parametrize("algorithm, flags", [("fedavg", ()), ("local", ("--strategy=ddp",))])
+@pytest.mark.parametrize(
+    "algorithm, flags", [("fedavg", ()), pytest.param("local", ("--strategy=ddp",), marks=pytest.mark.long)]
+)
 def test_two_processes_equal_one(config_file, tmp_path, fabric_run, algorithm, flags):
     """Clients side by side change no bit: of the global weights, of personal states, of any score.
 
@@ -123,6 +125,7 @@ def test_a_failure_in_one_process_ends_all_with_its_name(config_file, tmp_path, 
     assert "client 'a' failed in round 1: the loss is nan" in done.stderr
 
 
+@pytest.mark.long
 def test_a_strategy_that_does_not_fit_is_refused(config_file, fabric_run):
     words = [*fabric_run[:-2], "--devices=1", "--strategy=fsdp", fabric_run[-1]]
     done = started(*words, config_file)

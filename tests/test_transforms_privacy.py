@@ -261,6 +261,7 @@ def test_a_run_says_what_it_has(config_file, tmp_path, capsys):
     assert "epsilon=8 cannot be met: 40 rounds" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_draw_that_is_no_secret_makes_epsilon_no_smaller():
     """Who takes part comes from the seed and stands in the tables; simulations say that they count on it."""
     drawn, all_of_them = ((20, 30, 3), (20, 30, 30))
