@@ -2,7 +2,7 @@
 # Which model for a hospital that took no part? Every site left out in turn, three seeds: a table for each data set.
 # Usage: bash launch/unseen_site_study.sh [--quick] [--cxr-lungs DIR] [--retina-vessels DIR] [options of fedlit reproduce]
 #        bash launch/unseen_site_study.sh --parts [options]: which part of routing does what, at drawn hospitals.
-# It goes on where it was interrupted. --quick: three rounds, one seed and two sites of each real set, in folders of their own.
+# It goes on where it was interrupted. --quick: three rounds, one seed, two sites of each set and short trials, in folders of their own.
 . "$(dirname "$0")/environment.sh"
 if [ "${1:-}" = --parts ]; then exec fedlit reproduce routing_parts "${@:2}"; fi
 quick=""
@@ -14,7 +14,8 @@ while :; do
     *) break ;;
   esac
 done
-study() { fedlit reproduce "$1" ${quick:+num_rounds=3 --seeds 1 --out "runs/$1_quick"} "${@:2}"; }
-study unseen_phantom "$@"
+trial=prediction.chosen.candidates.routing.adaptation.max_steps
+study() { fedlit reproduce "$1" ${quick:+num_rounds=3 "$trial=8" --seeds 1 --out "runs/$1_quick"} "${@:2}"; }
+study unseen_phantom ${quick:+--folds children,icu} "$@"
 [ -z "${data[cxr-lungs]:-}" ] || study unseen_cxr_lungs --data "${data[cxr-lungs]}" ${quick:+--folds covid_asia,jsrt} "$@"
 [ -z "${data[retina-vessels]:-}" ] || study unseen_retina_vessels --data "${data[retina-vessels]}" ${quick:+--folds chase,stare} "$@"
