@@ -197,6 +197,27 @@ def test_sixty_four_sites_stay_readable_and_small(tmp_path):
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_names_stand_where_their_curves_end_in_every_panel(tmp_path, width):
+    """Panels share an axis, which a later one may make higher."""
+    run = make_run(tmp_path, ["a", "b", "c"], num_rounds=3)
+    values = {"global": {"a": 0.9, "b": 0.8, "c": 0.7}, "personal": {"a": 0.5, "b": 0.3, "c": 0.1}}
+    rows = [
+        MetricRow(4, site, "member", model, "val", "dice", value, 3)
+        for model, sites in values.items()
+        for site, value in sites.items()
+    ]
+    Record(run).add(rows)
+    figure = draw_curves(read_run(run), width)
+    figure.draw_without_rendering()
+    for place, ends in zip(figure.axes, values.values(), strict=True):
+        low, high = place.get_ylim()
+        named = {text.get_text(): text.xy[1] for text in place.texts if text.get_text() in ends}
+        assert len(named) > 1
+        for site, height in named.items():
+            assert height == pytest.approx((ends[site] - low) / (high - low), abs=1e-6)
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
 def test_direct_labels_do_not_meet_and_stay_inside(tmp_path, width):
     sites = ["a", "b", "c", "a name that is far too long for its place", "e", "f", "g"]
     run = make_run(tmp_path, sites, num_rounds=3)

@@ -7,9 +7,11 @@ import re
 import pytest
 
 from fedlit.errors import BadInput
+from fedlit.report.svg import NARROW, WIDE
 from fedlit.seeding import address
 from fedlit.studies.comparing import compare, named
 from fedlit.studies.comparison_page import notes, write_comparison
+from fedlit.studies.drawing import draw_curves
 from fedlit.studies.joining import Estimate, hospitals, sentence
 from fedlit.summary import bootstrap_interval
 from tests.conftest import fedlit
@@ -200,3 +202,19 @@ def test_what_is_not_there_is_said_once_and_arguments_only_where_they_tell_runs_
     assert named([none, prior]) == ["no start", "Distillation"]
     assert named([none, prior, own]) == ["no start", "Distillation, PriorBoxes", "Distillation, MaskBoxes"]
     assert named([none, {**none, "lr": 0.2}]) == ["lr 0.1", "lr 0.2"] and named([none]) == ["FedAvg"]
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_names_stand_where_their_lines_end_in_every_panel(width):
+    """Panels share an axis, which a later one may make higher."""
+    panels = {
+        "mean": {"one": [(1, 0.8), (2, 0.9)], "two": [(1, 0.8), (2, 0.7)]},
+        "worst": {"one": [(1, 0.2), (2, 0.3)], "two": [(1, 0.2), (2, 0.1)]},
+    }
+    figure = draw_curves(panels, ["one", "two"], width)
+    figure.draw_without_rendering()
+    for place, lines in zip(figure.axes, panels.values(), strict=True):
+        low, high = place.get_ylim()
+        heights = sorted(text.xy[1] for text in place.texts)
+        wanted = sorted((points[-1][1] - low) / (high - low) for points in lines.values())
+        assert heights == pytest.approx(wanted, abs=1e-6)

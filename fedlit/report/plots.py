@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,7 +43,11 @@ def draw_curves(run: Run, width: int) -> Figure | None:
     for place, (model, found) in zip(axes.flat, curves.items(), strict=False):
         if len(curves) > 1:
             place.set_title(printable(model), loc="left", fontsize=13, color=INK, pad=14)
-        _draw_panel(place, {site: sorted(points) for site, points in found.items()}, run, _room(width, num_columns))
+        _draw_panel(place, {site: sorted(points) for site, points in found.items()}, run)
+    for place, found in zip(
+        axes.flat, curves.values(), strict=False
+    ):  # when the axis that all share is as high as ever
+        _name_curves(place, {site: max(points)[1] for site, points in found.items()}, run, _room(width, num_columns))
     for place in axes.flat[len(curves) :]:
         place.set_axis_off()
     return figure
@@ -54,10 +58,9 @@ def _room(width: int, num_columns: int) -> int:
     return 26 if width == WIDE and num_columns == 1 else 13
 
 
-def _draw_panel(place: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], run: Run, room: int) -> None:
+def _draw_panel(place: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], run: Run) -> None:
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
-    ranked = sorted(curves, key=lambda site: (curves[site][-1][1], site))  # by the last value, where the labels stand
     colours = _colours(run, sorted(curves))
     for site in sorted(curves, key=lambda site: (colours[site] != GREY, colours[site] in (WORST, BEST))):
         colour = colours[site]
@@ -80,19 +83,24 @@ def _draw_panel(place: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], 
     place.xaxis.set_major_locator(FixedLocator([first]) if alone else MaxNLocator(6, integer=True))
     place.yaxis.set_major_locator(MaxNLocator(5))
     place.set_xlabel("round")
-    named = [site for site in ranked if colours[site] != GREY]
-    for site, height in spread_labels(place, named, curves):
+
+
+def _name_curves(place: Axes, ends: Mapping[str, float], run: Run, room: int) -> None:
+    """Beside the ends of the curves, their last values by site."""
+    colours = _colours(run, sorted(ends))
+    named = sorted((site for site in ends if colours[site] != GREY), key=lambda site: (ends[site], site))
+    for site, height in spread_labels(place, named, ends):
         place.annotate(short(site, room), (1, height), (8, 0), xycoords="axes fraction", textcoords="offset points",
                        va="center", color=colours[site])  # fmt: skip
 
 
-def spread_labels(place: Axes, sites: Sequence[str], curves: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def spread_labels(place: Axes, sites: Sequence[str], ends: Mapping[str, float]) -> Iterator[tuple[str, float]]:
     """(site, height as a fraction of the axes) of labels that stand beside their curve's end and do not overlap."""
     low, high = place.get_ylim()
     figure = place.get_figure()
     pixels = place.get_position().height * figure.get_figheight() * 72  # type: ignore[union-attr]
     step = min(16 / pixels, 1 / max(1, len(sites) - 1))
-    heights = [(curves[site][-1][1] - low) / (high - low) for site in sites]
+    heights = [(ends[site] - low) / (high - low) for site in sites]
     for index in range(1, len(heights)):
         heights[index] = max(heights[index], heights[index - 1] + step)
     ceiling = 1.0

@@ -78,7 +78,9 @@ def draw_curves(panels: Mapping[str, Mapping[str, Points]], order: Sequence[str]
     )  # fmt: skip
     for place, (title, lines) in zip(axes.flat, panels.items(), strict=True):
         place.set_title(title, loc="left", fontsize=13, color=INK, pad=14)
-        _draw_lines(place, lines, order, labels)
+        _draw_lines(place, lines, order)
+    for place, lines in zip(axes.flat, panels.values(), strict=True):  # when the axis that all share is as high as ever
+        _name_lines(place, lines, order, labels)
     return figure
 
 
@@ -87,7 +89,7 @@ def letter(place: int) -> str:
     return chr(ord("A") + place % 26) + (str(place // 26) if place >= 26 else "")
 
 
-def _draw_lines(place: Axes, lines: Mapping[str, Points], order: Sequence[str], labels: Mapping[str, str]) -> None:
+def _draw_lines(place: Axes, lines: Mapping[str, Points], order: Sequence[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for name, points in lines.items():
@@ -105,8 +107,12 @@ def _draw_lines(place: Axes, lines: Mapping[str, Points], order: Sequence[str], 
     place.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     place.yaxis.set_major_locator(MaxNLocator(5))
     place.set_xlabel("round")
-    ranked = sorted(lines, key=lambda name: (lines[name][-1][1], name))
-    for name, height in spread_labels(place, ranked, lines):
+
+
+def _name_lines(place: Axes, lines: Mapping[str, Points], order: Sequence[str], labels: Mapping[str, str]) -> None:
+    ends = {name: points[-1][1] for name, points in lines.items()}
+    ranked = sorted(ends, key=lambda name: (ends[name], name))
+    for name, height in spread_labels(place, ranked, ends):
         place.annotate(labels[name], (1, height), (8, 0), xycoords="axes fraction", textcoords="offset points",
                        va="center", color=LINES[order.index(name) % len(LINES)])  # fmt: skip
 
