@@ -47,11 +47,11 @@ def of_members(config: DictConfig, algorithm: Algorithm, participants: Sequence[
         without = ", ".join(site.name for site in participants or () if not len(site.val))
         if without:
             yield f"algorithm.aggregate: {algorithm.aggregate} needs validation pictures, which these lack: {without}"
+    predictors = {str(name): build(node) for name, node in config.prediction.items()}
     if participants and not any(len(site.val) for site in participants if site.name != ROOT):
-        needs = {name: build(node).needs for name, node in config.prediction.items()}
-        judged = [name for name, shared in needs.items() if {"scores", "trials"} & {*shared}]
+        judged = [name for name, each in predictors.items() if {"scores", "trials"} & {*each.needs}]
         yield from (f"prediction.{name}: it is chosen by validation cases, and no member has any" for name in judged)
-    yield from told(lambda: candidates_of({str(name): build(node) for name, node in config.prediction.items()}))
+    yield from told(lambda: candidates_of(predictors))
     settings = {str(key): value for key, value in config.items()}
     yield from (f"algorithm: {problem}" for problem in algorithm.problems(settings))
     yield from of_optimizer(config)

@@ -35,7 +35,7 @@ def share(
 
     Args:
         needs: see `Predictor.needs`.
-        candidates: what is tried at every member, where `trials` are needed.
+        candidates: what is tried at every member; with any, `needs` holds `trials`.
 
     Raises:
         BadInput: no member has a personal model, or none has the validation cases by which something is chosen.
@@ -56,8 +56,8 @@ def share(
     if "scores" in needs:
         dice = judge.dice({name: ModelOf(name) for name in experts}, experts)
         experts = {name: _told(expert, dice=statistics.fmean(dice[name].values())) for name, expert in experts.items()}
-    if "trials" in needs and len(experts) > 1:
-        trials = {name: AsUnseen(candidate, federation.sites) for name, candidate in (candidates or {}).items()}
+    if candidates and len(experts) > 1:
+        trials = {name: AsUnseen(candidate, federation.sites) for name, candidate in candidates.items()}
         tried = judge.dice(trials, experts)
         experts = {
             member: _told(expert, **{trial_of(name): dice[member] for name, dice in tried.items() if member in dice})

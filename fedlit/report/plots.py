@@ -88,26 +88,32 @@ def _draw_panel(place: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], 
 def _name_curves(place: Axes, ends: Mapping[str, float], run: Run, room: int) -> None:
     """Beside the ends of the curves, their last values by site."""
     colours = _colours(run, sorted(ends))
-    named = sorted((site for site in ends if colours[site] != GREY), key=lambda site: (ends[site], site))
-    for site, height in spread_labels(place, named, ends):
-        place.annotate(short(site, room), (1, height), (8, 0), xycoords="axes fraction", textcoords="offset points",
-                       va="center", color=colours[site])  # fmt: skip
+    named = {site: end for site, end in ends.items() if colours[site] != GREY}
+    name_ends(place, named, {site: short(site, room) for site in named}, colours)
 
 
-def spread_labels(place: Axes, sites: Sequence[str], ends: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    """(site, height as a fraction of the axes) of labels that stand beside their curve's end and do not overlap."""
+def name_ends(place: Axes, ends: Mapping[str, float], labels: Mapping[str, str], colours: Mapping[str, str]) -> None:
+    """Labels beside the ends of curves, by their last values, so that none meets another."""
+    for name, height in _spread(place, ends):
+        place.annotate(labels[name], (1, height), (8, 0), xycoords="axes fraction", textcoords="offset points",
+                       va="center", color=colours[name])  # fmt: skip
+
+
+def _spread(place: Axes, ends: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """(name, height as a fraction of the axes) of labels, from the lowest."""
+    names = sorted(ends, key=lambda name: (ends[name], name))
     low, high = place.get_ylim()
     figure = place.get_figure()
     pixels = place.get_position().height * figure.get_figheight() * 72  # type: ignore[union-attr]
-    step = min(16 / pixels, 1 / max(1, len(sites) - 1))
-    heights = [(ends[site] - low) / (high - low) for site in sites]
+    step = min(16 / pixels, 1 / max(1, len(names) - 1))
+    heights = [(ends[name] - low) / (high - low) for name in names]
     for index in range(1, len(heights)):
         heights[index] = max(heights[index], heights[index - 1] + step)
     ceiling = 1.0
     for index in range(len(heights) - 1, -1, -1):
         heights[index] = ceiling = min(heights[index], ceiling)
         ceiling -= step
-    return zip(sites, heights, strict=True)
+    return zip(names, heights, strict=True)
 
 
 def draw_boxes(run: Run, width: int) -> Figure | None:

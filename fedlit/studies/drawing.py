@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fedlit.record import Record
-from fedlit.report.plots import spread_labels
+from fedlit.report.plots import name_ends
 from fedlit.report.svg import BEST, COLOURS, GREY, INK, LETTER, MUTED, WIDE, WORST, short
 from fedlit.report.tables import metric_name
 from fedlit.studies.joining import CENTRALISED, FEDERATED, LOCAL, PERSONAL, Choice, Hospital
@@ -111,10 +111,7 @@ def _draw_lines(place: Axes, lines: Mapping[str, Points], order: Sequence[str]) 
 
 def _name_lines(place: Axes, lines: Mapping[str, Points], order: Sequence[str], labels: Mapping[str, str]) -> None:
     ends = {name: points[-1][1] for name, points in lines.items()}
-    ranked = sorted(ends, key=lambda name: (ends[name], name))
-    for name, height in spread_labels(place, ranked, ends):
-        place.annotate(labels[name], (1, height), (8, 0), xycoords="axes fraction", textcoords="offset points",
-                       va="center", color=LINES[order.index(name) % len(LINES)])  # fmt: skip
+    name_ends(place, ends, labels, {name: LINES[order.index(name) % len(LINES)] for name in ends})
 
 
 def draw_hospitals(found: Sequence[Hospital], metric: str, width: int) -> Figure | None:
