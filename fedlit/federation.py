@@ -124,6 +124,7 @@ class Federation:
             if of_its_roles:
                 pictures = getattr(self.sites[of_its_roles[0]], split)
                 learnt = self.learnt(server, of_its_roles[0], num_classes=pictures.num_classes, experts=experts)
+                learnt.check_pictures(pictures.unlabelled())
                 for remark in predictor.remarks(learnt, pictures.unlabelled()):
                     self.fleet.watch.warn(f"{model}: {remark}")
             score = partial(self._score_site, predictor, server, experts or {}, scoring, metrics, split)
@@ -180,6 +181,7 @@ class Federation:
         """
         unlabelled = pictures.unlabelled()
         learnt = self.learnt(server, name, num_classes=pictures.num_classes, experts=experts)
+        learnt.check_pictures(unlabelled)
         model = predictor.prepare(learnt, unlabelled)
         if model is None:
             return

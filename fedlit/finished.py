@@ -27,7 +27,8 @@ from fedlit.hardware import differentiable
 from fedlit.messages import Expert
 from fedlit.misfits import kept_entries
 from fedlit.prediction import Learnt, Model, Predictor
-from fedlit.prediction.chosen import has_tried
+from fedlit.prediction.best_member import judgements
+from fedlit.prediction.chosen import trials
 from fedlit.provenance import check_origin
 from fedlit.record import Record
 from fedlit.resident import Resident
@@ -161,8 +162,8 @@ def shared_experts(
     experts = load_experts(directory / "experts", round)
     has = {"weights": bool(experts)}
     has |= {"features": any(expert.slots for expert in experts.values())}
-    has |= {"scores": any("dice" in expert.scalars for expert in experts.values())}
-    has |= {"trials": len(experts) == 1 or any(has_tried(expert) for expert in experts.values())}
+    has |= {"scores": any(judgements(expert) for expert in experts.values())}
+    has |= {"trials": len(experts) == 1 or any(trials(expert) for expert in experts.values())}
     if missing := [need for need in predictor.needs if not has[need]]:
         raise BadInput(
             f"{name} needs the members' {' and '.join(missing)}, which they have not shared with {directory.path}; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,9 @@ from fedlit.federation import Federation
 from fedlit.messages import Expert, Server
 from fedlit.metrics import Scoring
 from fedlit.prediction import Learnt, Model, Predictor
+from fedlit.prediction.best_member import dice_at
 from fedlit.prediction.members import personal
+from fedlit.summary import site_metrics
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class ModelOf(Predictor):
 
 @dataclass(frozen=True)
 class AsUnseen(Predictor):
-    """A predictor at a member whose own model and entries it is not told, prepared on the member's training pictures.
+    """A predictor at a member whose own model, entries and judgements it is not told.
+
+    It is prepared on the member's training pictures.
 
     Args:
         sites: by name, the federation's.
@@ -38,9 +42,20 @@ class AsUnseen(Predictor):
     sites: Mapping[str, Site]
 
     def prepare(self, learnt: Learnt, images: object) -> Model | None:
-        others = {name: expert for name, expert in learnt.experts.items() if name != learnt.site}
-        pictures = self.sites[learnt.site].train.unlabelled()
-        return self.predictor.prepare(replace(learnt, memory={}, experts=others), pictures)
+        site, here = learnt.site, dice_at(learnt.site)
+        others = {
+            name: replace(expert, scalars={told: value for told, value in expert.scalars.items() if told != here})
+            for name, expert in learnt.experts.items()
+            if name != site
+        }
+        try:
+            unseen = replace(learnt, memory={}, experts=others)
+            return self.predictor.prepare(unseen, self.sites[site].train.unlabelled())
+        except BadInput as error:
+            raise BadInput(
+                f"{type(self.predictor).__name__} cannot be tried at {site} as if that were unseen: {error}; or leave "
+                "it out of the candidates of chosen"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,9 @@ class Judge:
     classes: Sequence[str]
 
     def dice(self, predictors: Mapping[str, Predictor], experts: Mapping[str, Expert]) -> dict[str, dict[str, float]]:
-        """By predictor and member, the mean over its cases.
+        """By predictor and member, the mean over cases of the mean over classes.
+
+        Without members where there is no model, or where no case counts.
 
         Raises:
             BadInput: no member has validation cases.
@@ -68,19 +85,14 @@ class Judge:
             names=[member for member in experts if len(self.federation.sites[member].val)],
             experts=experts,
         )
-        values: dict[tuple[str, str], list[float]] = {}
-        for row in found.cases:
-            if row.value is not None:
-                values.setdefault((row.model, row.site), []).append(row.value)
-        if not values:
+        sites = {name: site.role for name, site in self.federation.sites.items()}
+        means = [row for row in site_metrics(found.cases, sites) if not math.isnan(row.value)]
+        if not means:
             raise BadInput(
                 f"{', '.join(predictors)}: chosen by validation cases, and no member has any; leave best_member and "
                 "chosen out of prediction"
             )
-        return {
-            name: {site: statistics.fmean(of_cases) for (model, site), of_cases in values.items() if model == name}
-            for name in predictors
-        }
+        return {name: {row.site: row.value for row in means if row.model == name} for name in predictors}
 
 
 def candidates_of(predictors: Mapping[str, Predictor]) -> dict[str, Predictor]:

@@ -65,9 +65,10 @@ class Update:
 class Expert:
     """What a member shares once, after the kept round, where the experiment says so: the model of its own.
 
-    `scalars["share"]` is how much of that is in the personal model that it predicts with, all where it is absent; the
-    rest of that is the global model. `scalars["dice"]` may tell how the personal model does on validation cases, and
-    `slots["features"]` hold statistics of its pictures.
+    `scalars["share"]` is how much of that is in its personal model, all where it is absent; the rest of that is the
+    global model: at the member the one that the kept round began with, elsewhere the one that the round ended with.
+    Other scalars may tell how models and predictors do on validation cases, and `slots["features"]` hold statistics of
+    the member's pictures.
     """
 
     client: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,8 +16,10 @@ from fedlit.judging import AsUnseen, Judge, ModelOf
 from fedlit.messages import Expert, Server, header, restore, size, tensors
 from fedlit.metrics import Scoring
 from fedlit.prediction import Predictor
-from fedlit.prediction.chosen import trial_of
+from fedlit.prediction.best_member import dice_at
+from fedlit.prediction.chosen import trial_of, trials
 from fedlit.prediction.features import site_statistics
+from fedlit.prediction.members import is_finite
 from fedlit.weights import Weights, load, save
 
 
@@ -50,15 +51,24 @@ def share(
     for name in members:
         if name not in experts:
             watch.warn(f"{name} has no personal model, it completed no round: predictions for other sites do without")
+        elif not is_finite(experts[name]):
+            watch.warn(f"the personal model of {name} holds NaN or Inf: predictions for other sites do without")
+            del experts[name]
+    if not experts:
+        raise BadInput("every personal model holds NaN or Inf: train again, with a smaller lr")
     if len(experts) == 1:
         watch.warn(f"only {min(experts)} shares a personal model: it is weighed against the global one alone")
     judge = Judge(federation, server, scoring, classes)
     if "scores" in needs:
         dice = judge.dice({name: ModelOf(name) for name in experts}, experts)
-        experts = {name: _told(expert, dice=statistics.fmean(dice[name].values())) for name, expert in experts.items()}
+        experts = {
+            name: _told(expert, **{dice_at(site): value for site, value in dice[name].items()})
+            for name, expert in experts.items()
+        }
     if candidates and len(experts) > 1:
-        trials = {name: AsUnseen(candidate, federation.sites) for name, candidate in candidates.items()}
-        tried = judge.dice(trials, experts)
+        tried = judge.dice(
+            {name: AsUnseen(candidate, federation.sites) for name, candidate in candidates.items()}, experts
+        )
         experts = {
             member: _told(expert, **{trial_of(name): dice[member] for name, dice in tried.items() if member in dice})
             for member, expert in experts.items()
@@ -76,7 +86,7 @@ def own_model(name: str, server: Server, memory: Mapping[str, Weights], kept: Se
     That is the `average` of its local models, with the entries that it keeps as its personal model has them; else its
     `personal` one, else the global one with the entries it keeps. None without any.
     """
-    if "average" in memory:
+    if "mixture" in memory:
         kept_as_used = {entry: value for entry, value in memory["personal"].items() if entry not in server.weights}
         share = memory["mixture"]["share"].item()
         return Expert(name, {**memory["average"], **kept_as_used}, scalars={"share": share})
@@ -94,10 +104,11 @@ def _expert(federation: Federation, server: Server, needs: Collection[str], name
     return replace(expert, slots={"features": site_statistics(learnt, pictures)})
 
 
-def bytes_shared(experts: Mapping[str, Expert], needs: Collection[str]) -> tuple[int, int]:
-    """(bytes up, bytes down): every member's message once, and where models are compared each model to each member."""
-    up = sum(size(expert) for expert in experts.values())
-    return up, up * len(experts) if {"scores", "trials"} & {*needs} else 0
+def bytes_shared(experts: Mapping[str, Expert]) -> tuple[int, int]:
+    """(bytes up, bytes down): every member's message once, and to members that judge models those of the others."""
+    sizes = {name: size(expert) for name, expert in experts.items()}
+    judges = [name for name in experts if trials(experts[name]) or dice_at(name) in experts[name].scalars]
+    return sum(sizes.values()), sum(sum(sizes.values()) - sizes[name] for name in judges)
 
 
 def sharing_summary(
@@ -114,7 +125,7 @@ def sharing_summary(
         choices: what those that choose among others have chosen.
     """
     old = before or {}
-    up, down = bytes_shared(experts, needs)
+    up, down = bytes_shared(experts)
     return {
         "members": sorted({*old.get("members", ()), *experts}),
         "what": sorted({*old.get("what", ()), *needs}),

@@ -33,9 +33,9 @@ def test_both_sides_train_and_save(tmp_path, threads):
 
 def test_routing_is_timed_as_it_ships(tmp_path, threads, monkeypatch, capsys):
     """With small pictures and few members; also the loop over pictures says what the routed batch says."""
-    for name, value in {"NUM_EXPERTS": 2, "BATCH": 3, "SIZES": (32,), "NUM_TIMED": 2, "PICTURE_SIZE": 32}.items():
+    for name, value in {"NUM_EXPERTS": 2, "BATCH": 3, "SIZES": (32,), "NUM_PICTURES": 4, "PICTURE_SIZE": 32}.items():
         monkeypatch.setattr(bench_routing, name, value)
     bench_routing.bench_routing(tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.startswith("routing: ") for line in lines] == [True] * 3 and "10 passes" in lines[2]
+    assert [line.startswith("routing: ") for line in lines] == [True] * 4 and "10 passes" in lines[2]
     assert float(lines[0].rpartition(" ")[2]) < 1e-3

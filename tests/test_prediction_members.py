@@ -10,6 +10,7 @@ from fedlit.errors import BadInput
 from fedlit.losses import probabilities
 from fedlit.messages import Expert
 from fedlit.prediction import BestMember, Ensemble, FedTHE, Global, NearestMember, UniformAverage
+from fedlit.prediction.best_member import dice_at
 from fedlit.prediction.features import Moments, distance, feature_statistics, norm_layers, site_statistics
 from fedlit.prediction.fedthe import last_input, mixed_logits
 from fedlit.prediction.members import mean_prediction, members, own_models, personal, remembered
@@ -37,7 +38,9 @@ def with_everything(network, names="abc", **options):
         copy = learnt.copy(learnt.server.weights)
         pictures = everything(unlabelled(6, seed=place)) * (1 - 0.25 * place)
         shared[name] = replace(
-            expert, slots={"features": feature_statistics(copy, copy, [pictures])}, scalars={"dice": 0.5 + place / 10}
+            expert,
+            slots={"features": feature_statistics(copy, copy, [pictures])},
+            scalars={dice_at("a"): 0.5 + place / 10},
         )
     return replace(learnt, experts=shared)
 
@@ -91,7 +94,7 @@ def test_the_uniform_average_is_the_mean_of_weights():
 def test_the_best_member_has_the_largest_validation_dice():
     images, learnt = unlabelled(), with_everything(make_network())
     assert torch.equal(predicted(BestMember().prepare(learnt, None), images), own(learnt, "c", images))
-    even = {name: replace(expert, scalars={"dice": 0.5}) for name, expert in [*learnt.experts.items()][::-1]}
+    even = {name: replace(expert, scalars={dice_at("b"): 0.5}) for name, expert in [*learnt.experts.items()][::-1]}
     learnt = replace(learnt, experts=even)
     assert torch.equal(predicted(BestMember().prepare(learnt, None), images), own(learnt, "a", images))
 
@@ -279,7 +282,7 @@ def test_without_what_it_needs_it_says_so(kind):
     if set(kind.needs) == {"weights"}:
         assert kind().prepare(bare, None) is not None
     else:
-        with pytest.raises(BadInput, match=r"a shares no .*: evaluate the run again"):
+        with pytest.raises(BadInput, match=r"shares .*: evaluate the run again"):
             kind().prepare(bare, images)
 
 

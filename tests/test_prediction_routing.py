@@ -20,7 +20,7 @@ from fedlit.errors import BadInput
 from fedlit.finished import in_precision
 from fedlit.messages import Server
 from fedlit.networks import SAM, UNet
-from fedlit.networks.tuning import Adapters, DecoderOnly
+from fedlit.networks.tuning import Adapters, DecoderOnly, LoRA
 from fedlit.prediction import AdaBN, Adaptation, Global, Mixture, Routing, Unsupervised
 from fedlit.prediction.chosen import trial_of
 from fedlit.prediction.features import feature_statistics
@@ -51,9 +51,9 @@ def at_site(network=None, **options):
     return at_unseen_site(network, experts=experts_of(network), **options)
 
 
-def micro_sam():
+def micro_sam(tuning=Adapters):
     torch.manual_seed(0)
-    return SAM(1, 1, size="micro", tuning=Adapters())
+    return SAM(1, 1, size="micro", tuning=tuning())
 
 
 class Mixed(nn.Module):
@@ -101,6 +101,7 @@ NETWORKS = {
     "U-Net": make_network,
     "U-Net with BatchNorm": lambda: make_network("batch"),
     "SAM with adapters": micro_sam,
+    "SAM with LoRA": lambda: micro_sam(LoRA),
     "groups and tokens": mixed,
     "MONAI": monai_unet,
 }
@@ -140,6 +141,18 @@ def test_experts_and_frozen_parameters_keep_every_bit(make):
         predicted(routing(gates=gates).prepare(learnt, unlabelled()), unlabelled())
     assert (state(learnt), sha256(frozen)) == before
     assert {name for name, value in network.named_parameters() if not value.requires_grad} == frozen.keys()
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_what_is_no_kernel_stays_the_global_models(make):
+    learnt = at_site(make())
+    network = routing(tune_norms=False).prepare(learnt, unlabelled()).model.__self__.network
+    found, own = dict(network.named_parameters()), learnt.server.weights
+    kept = found.keys() & own.keys()
+    assert any("norm" in name for name in kept) or make is monai_unet
+    for name in kept:
+        assert torch.equal(found[name], own[name])
+        assert not torch.equal(learnt.experts["a"].weights[name], own[name])
 
 
 def stacks(model):

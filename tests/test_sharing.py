@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from fedlit.algorithms import IOPFL, FedAvg, Local
+from fedlit.data.pictures import Pictures
 from fedlit.errors import BadInput
 from fedlit.messages import Expert
 from fedlit.metrics import Scoring
-from fedlit.prediction import Learnt, Personal, Predictor
+from fedlit.prediction import TENT, Ensemble, Global, Learnt, Personal, Predictor, Routing
+from fedlit.prediction.best_member import dice_at, mean_dice
 from fedlit.prediction.features import feature_statistics
 from fedlit.record import Record
 from fedlit.sharing import bytes_shared, load_experts, save_experts, share
 from fedlit.weights import num_bytes, sha256
-from tests.conftest import fedlit, make_federation, make_site, run_rounds, write_manifest
+from tests.conftest import discs, fedlit, make_federation, make_site, run_rounds, write_manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +81,7 @@ def test_what_is_shared_is_the_personal_models_and_nothing_else(trained):
     for name, expert in experts.items():
         assert sha256(expert.weights) == sha256(federation.fleet.memories[name]["personal"])
         assert not expert.slots and not expert.scalars
-    assert bytes_shared(experts, {"weights"}) == (sum(num_bytes(expert.weights) for expert in experts.values()), 0)
+    assert bytes_shared(experts) == (sum(num_bytes(expert.weights) for expert in experts.values()), 0)
 
 
 def test_a_model_that_is_mixed_with_the_global_one_is_shared_before_that(sites):
@@ -119,15 +122,38 @@ def test_every_model_is_judged_by_the_validation_cases_of_all_members(trained):
     own = federation.score(
         {"personal": Personal()}, server, metrics=["dice"], split="val", names=["a"], **OPTIONS
     ).cases
-    assert all(0 <= expert.scalars["dice"] <= 1 for expert in experts.values())
+    for expert in experts.values():
+        assert [*expert.scalars] == [dice_at(name) for name in "abc"]
+        assert all(0 <= value <= 1 for value in expert.scalars.values())
     alone = {"a": experts["a"]}
     federation = dataclasses.replace(federation, sites={"a": federation.sites["a"]})
     federation.fleet.clients = {"a": federation.fleet.clients["a"]}
     (only,) = share(federation, server, {"scores"}, **OPTIONS).values()
-    assert only.scalars["dice"] == pytest.approx(sum(row.value for row in own) / len(own))
+    assert only.scalars == {dice_at("a"): pytest.approx(sum(row.value for row in own) / len(own))}
     assert sha256(only.weights) == sha256(alone["a"].weights)
-    up, down = bytes_shared(experts, {"scores"})
-    assert down == len(experts) * up > 0
+    up, down = bytes_shared(experts)
+    assert down == (len(experts) - 1) * up > 0, "each member is sent the models of the others"
+
+
+def test_a_case_that_counts_for_nobody_decides_nothing(trained):
+    """Without foreground in truth and prediction it has no Dice; such a member judges only the models that find any."""
+    federation, server = trained
+    b = federation.sites["b"]
+    empty = Pictures.from_arrays(*(part * 0 for part in discs(2, 5)), np.array([[0, 1]]), name="b")
+    sites = {**federation.sites, "b": dataclasses.replace(b, val=empty)}
+    head = "head.bias"
+
+    def biased(weights, by):
+        return {**weights, head: weights[head] + by}
+
+    memories = federation.fleet.memories
+    memories["a"] = {"personal": biased(memories["a"]["personal"], -100)}  # finds nothing anywhere
+    memories["c"] = {"personal": biased(memories["c"]["personal"], 100)}  # finds everything everywhere
+    experts = share(dataclasses.replace(federation, sites=sites), server, {"scores"}, **OPTIONS)
+    assert [*experts["a"].scalars] == [dice_at("a"), dice_at("c")] and experts["c"].scalars[dice_at("b")] == 0
+    assert mean_dice([experts[name] for name in "ac"]) == [
+        sum(experts[name].scalars[dice_at(site)] for site in "ac") / 2 for name in "ac"
+    ]
 
 
 def test_a_member_without_a_model_is_left_out_and_named(trained):
@@ -139,6 +165,30 @@ def test_a_member_without_a_model_is_left_out_and_named(trained):
     del federation.fleet.memories["c"]
     share(federation, server, {"weights"}, **OPTIONS)
     assert "b has no personal model" in warned[0] and "only a shares a personal model" in warned[-1]
+
+
+def test_a_member_whose_model_is_broken_is_left_out_and_named(trained):
+    federation, server = trained
+    warned = []
+    federation.fleet.watch.warn = warned.append
+    memories = federation.fleet.memories
+    memories["b"] = {"personal": {name: value * torch.nan for name, value in memories["b"]["personal"].items()}}
+    assert [*share(federation, server, {"weights", "scores"}, **OPTIONS)] == ["a", "c"]
+    assert warned == ["the personal model of b holds NaN or Inf: predictions for other sites do without"]
+    memories["a"] = memories["c"] = memories["b"]
+    with pytest.raises(BadInput, match="every personal model holds NaN or Inf: train again"):
+        share(federation, server, {"weights"}, **OPTIONS)
+
+
+@pytest.mark.parametrize("predictor", [Global(), Ensemble(), Routing(), TENT()])
+def test_pictures_of_other_channels_are_refused_at_every_predictor(trained, predictor):
+    federation, server = trained
+    u, grey = federation.sites["u"], discs(2, 5)
+    colour = Pictures.from_arrays(np.repeat(grey[0], 3, axis=-1), grey[1], np.array([[0, 1]]), name="u")
+    federation = dataclasses.replace(federation, sites={**federation.sites, "u": dataclasses.replace(u, test=colour)})
+    experts = share(federation, server, {"weights"}, **OPTIONS)
+    with pytest.raises(BadInput, match=r"^u: its pictures have 3 channels, and the network takes 1; read them with"):
+        federation.score({"model": predictor}, server, metrics=["dice"], split="test", experts=experts, **OPTIONS)
 
 
 def test_without_any_personal_model_the_error_names_a_way(sites):

@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from fedlit.data.pictures import Unlabelled
+from fedlit.errors import BadInput
 from fedlit.messages import Expert, Server, Slots
 from fedlit.resident import Resident
 from fedlit.weights import WeightedSum, Weights, select
@@ -74,6 +75,14 @@ class Learnt:
             return self.server.weights
         kept = self.memory.get("kept") or mean_kept(self.experts, self.kept)
         return {**self.server.weights, **kept} if kept else None
+
+    def check_pictures(self, images: Unlabelled) -> None:
+        """Raises BadInput where the network takes pictures of another number of channels."""
+        if self.channels not in (None, images.channels):
+            raise BadInput(
+                f"{images.name}: its pictures have {images.channels} channels, and the network takes {self.channels}; "
+                f"read them with data.channels={self.channels}"
+            )
 
     def copy(self, weights: Weights) -> nn.Module:
         """The network with these weights, to be changed freely: in evaluation mode, no parameter trainable.

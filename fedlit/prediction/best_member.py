@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from fedlit.data.pictures import Unlabelled
 from fedlit.errors import BadInput
+from fedlit.messages import Expert
 from fedlit.prediction.base import Learnt, Model, Predictor
 from fedlit.prediction.members import own_models, personal
 
 
 @dataclass(frozen=True)
 class BestMember(Predictor):
-    """The personal model with the largest mean Dice over the members' validation cases; for unseen sites.
+    """The personal model with the largest mean Dice at the members, by their validation cases; for unseen sites.
 
     Of equal ones the first by name. The unseen site has no say in it.
     """
@@ -24,9 +27,31 @@ class BestMember(Predictor):
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         experts = own_models(learnt)
-        for expert in experts:
-            if "dice" not in expert.scalars:
-                raise BadInput(f"{expert.client} shares no validation Dice to be chosen by: evaluate the run again")
-        best = max(experts, key=lambda expert: expert.scalars["dice"])  # the first of equal ones
+        dice = mean_dice(experts)
+        best = experts[dice.index(max(dice))]  # the first of equal ones
         learnt.resident.load(personal(learnt, best).weights)
         return learnt.network
+
+
+def mean_dice(experts: Sequence[Expert]) -> list[float]:
+    """Of each one's personal model, the mean over the members that have judged all of them.
+
+    Raises:
+        BadInput: there is none.
+    """
+    by_all = sorted(set.intersection(*(judgements(expert) for expert in experts)))
+    if not by_all:
+        raise BadInput(
+            "no member shares its validation Dice of every model, by which one is best: evaluate the run again"
+        )
+    return [statistics.fmean(expert.scalars[name] for name in by_all) for expert in experts]
+
+
+def dice_at(member: str) -> str:
+    """The scalar of an `Expert` that holds the Dice of its personal model on a member's validation cases."""
+    return f"dice at {member}"
+
+
+def judgements(expert: Expert) -> set[str]:
+    """The names of these scalars that there are."""
+    return {name for name in expert.scalars if name.startswith(dice_at(""))}

@@ -34,11 +34,14 @@ class Chosen(Predictor):
     """Of several predictors, the one with the largest mean Dice at the members, each as if it were unseen.
 
     Each member in turn is left out: its own model is taken from those that are shared, the predictor is prepared on its
-    training pictures without their masks, and its validation cases are scored. The one exception favours the global
-    model, which has been trained with that member. The unseen site has no say; all of a run's have the same.
+    training pictures without their masks, and its validation cases are scored. But for one thing: the global model,
+    which candidates predict with, adapt or learn from, has been trained with that member, so that every number is
+    better than an unseen site's, and the global model's own the most. The unseen site has no say; all of a run's have
+    the same.
 
     Args:
-        candidates: by name; the first is what is used unless another does better.
+        candidates: by name; the first is what is used unless another does better. What has no model at any member, such
+            as `adabn` of a network without BatchNorm, is not chosen.
     """
 
     candidates: Mapping[str, Predictor] = field(
@@ -81,15 +84,20 @@ class Chosen(Predictor):
         """Which one is used.
 
         Raises:
-            BadInput: there are several members, and none has tried all of them.
+            BadInput: there are several members, and none has tried all that could be tried anywhere.
         """
-        names = {name: trial_of(name) for name in self.candidates}
-        tried = [expert for expert in experts.values() if set(names.values()) <= expert.scalars.keys()]
+        if len(experts) == 1:
+            return Choice(next(iter(self.candidates)), {})
+        names = {trial_of(name): name for name in self.candidates}
+        known = set().union(*(trials(expert) & names.keys() for expert in experts.values()))
+        tried = [expert for expert in experts.values() if known and known <= expert.scalars.keys()]
         if not tried:
-            if len(experts) == 1:
-                return Choice(next(iter(names)), {})
-            raise BadInput(f"no member shares trials of {', '.join(names)}: evaluate the run again")
-        dice = {name: statistics.fmean(each.scalars[trial] for each in tried) for name, trial in names.items()}
+            raise BadInput(f"no member shares trials of {', '.join(self.candidates)}: evaluate the run again")
+        dice = {
+            name: statistics.fmean(each.scalars[trial] for each in tried)
+            for trial, name in names.items()
+            if trial in known
+        }
         return Choice(max(dice, key=lambda name: dice[name]), dice)  # the first of equal ones
 
 
@@ -98,5 +106,6 @@ def trial_of(name: str) -> str:
     return f"as unseen: {name}"
 
 
-def has_tried(expert: Expert) -> bool:
-    return any(name.startswith(trial_of("")) for name in expert.scalars)
+def trials(expert: Expert) -> set[str]:
+    """The names of these scalars that there are."""
+    return {name for name in expert.scalars if name.startswith(trial_of(""))}

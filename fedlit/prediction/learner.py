@@ -108,11 +108,7 @@ def pictures_of(learnt: Learnt, images: Unlabelled | None) -> Unlabelled:
             f"{learnt.site or 'this model'}: what adapts to a site needs the site's pictures, and there are none; give "
             "them (fedlit predict RUN IMAGES --model NAME), or use global"
         )
-    if learnt.channels not in (None, images.channels):
-        raise BadInput(
-            f"{images.name}: its pictures have {images.channels} channels, and the network takes {learnt.channels}; "
-            f"read them with data.channels={learnt.channels}"
-        )
+    learnt.check_pictures(images)
     return images
 
 

@@ -60,9 +60,13 @@ def own_models(learnt: Learnt) -> list[Expert]:
                     f"the personal model of {name} is of another network: entry {entry} is {there} there and {here} "
                     "here; give the network that the members were trained with"
                 )
-        if not all(bool(value.isfinite().all()) for value in weights.values()):
-            raise BadInput(f"the personal model of {name} holds NaN or Inf; leave this member out, or train again")
+        if not is_finite(learnt.experts[name]):
+            raise BadInput(f"the personal model of {name} holds NaN or Inf; leave it out, or train again")
     return [learnt.experts[name] for name in sorted(learnt.experts)]
+
+
+def is_finite(expert: Expert) -> bool:
+    return all(bool(value.isfinite().all()) for value in expert.weights.values())
 
 
 def predictions(learnt: Learnt, experts: Iterable[Expert]) -> Model:
