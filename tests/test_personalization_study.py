@@ -27,6 +27,7 @@ def runs(study, monkeypatch):
     calls = []
 
     def run(asked):
+        assert "eval_every=1000000" in asked.words
         settings = dict(word.partition("=")[::2] for word in asked.words[1:])
         run_dir = Path(settings["run_dir"])
         calls.append(run_dir.relative_to(run_dir.parents[2]).parts)
@@ -62,7 +63,7 @@ def test_its_table_is_what_the_runs_recorded_and_it_goes_on_where_it_was(study, 
     study.main()
     table = (tmp_path / "table.md").read_text()
     assert len(runs) == len(set(runs)) == len(study.RUNS) * 4 and table in capsys.readouterr().out
-    first, second = table.split("Difference")
+    first, second = table.split("## Difference")
     rows = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in first.splitlines()}
     assert rows["FedAvg"][1:] == ["4", "0.660 ± 0.008", "0.610 ± 0.008", "0.710 ± 0.008", "0.610 ± 0.008"]
     assert rows["IOP-FL"][2].startswith("0.680") and rows["IOP-FL, as published"][2].startswith("0.630")
