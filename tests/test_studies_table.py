@@ -164,26 +164,38 @@ def test_a_case_is_its_mean_over_seeds_and_p_is_corrected_by_column(row):
     assert same.values[SITE_A].p == 1.0 and base.values[SITE_A].untested == "reference"
 
 
-def test_what_lies_within_the_seeds_deviations_is_level_and_no_win(row):
-    """All cases are better by 0.01 to 0.06, so p is small; seeds alone make 0.07."""
+def test_what_is_better_with_one_seed_and_worse_with_another_is_level_and_no_win(row):
+    """With the first seed all cases are better by 0.01 to 0.06, with the second worse by less, so p is small."""
     later = [value + 0.1 for value in BASE]
-    rows = [row("base", {"a": BASE}, {"a": later}), row("better", {"a": BETTER}, {"a": [x + 0.1 for x in BETTER]})]
-    rows.append(row("far", {"a": [x + 0.2 for x in BASE]}, {"a": [x + 0.2 for x in later]}))
-    near = scored(rows[:2], design("a", num_seeds=2), "dice")
+    rows = [row("base", {"a": BASE}, {"a": later}), row("better", {"a": BETTER}, {"a": [x - 0.005 for x in later]})]
+    near = scored(rows, design("a", num_seeds=2), "dice")
     base, better = (line.values[SITE_A] for line in near.lines)
     assert better.p is not None and better.p < 0.05 and not better.differs
     assert (base.is_best, better.is_best) == (False, True) and base.is_level and better.is_level
-    assert lead(near).endswith("better with 0.710, level with base within its deviation over seeds.")
-    apart = scored([rows[0], rows[2]], design("a", num_seeds=2), "dice")
-    assert [line.values[SITE_A].is_level for line in apart.lines] == [False, True]
-    assert [line.values[SITE_A].differs for line in apart.lines] == [False, True]
-    assert [row[1].is_best for row in as_text(apart, with_costs=False).rows] == [False, True]
+    assert lead(near).endswith(f"better with {better.spread.mean:.3f}, level with base.")
     said = " ".join(as_markdown("T", [near], []).split())
-    assert "Bold: the best of a column, and" in said
     assert (
-        "and what lies within its deviation over seeds" in said
-        and "by more than both deviations, with p < 0.05" in said
+        "Bold: the best of a column, and what lies within its deviation and is not behind it with every seed." in said
     )
+    assert "differs from base, to the same side with every seed, with p < 0.05" in said
+
+
+def test_what_is_better_with_every_seed_is_a_win_however_far_seeds_are_apart(row):
+    """Both rows are 0.1 better with the second seed, which says nothing of their difference of 0.035."""
+    later = [value + 0.1 for value in BASE]
+    rows = [row("base", {"a": BASE}, {"a": later}), row("better", {"a": BETTER}, {"a": [x + 0.1 for x in BETTER]})]
+    base, better = (line.values[SITE_A] for line in scored(rows, design("a", num_seeds=2), "dice").lines)
+    assert better.differs and better.is_level and not base.is_level
+    assert better.spread.std > better.spread.mean - base.spread.mean > 0
+
+
+def test_rows_of_other_seeds_are_apart_beyond_both_deviations(row):
+    rows = [row("base", {"a": BASE}, {"a": [value + 0.1 for value in BASE]})]
+    rows += [replace(row("near", {"a": BETTER}), seeds=(0,))]
+    rows += [replace(row("far", {"a": [value + 0.2 for value in BASE]}), seeds=(0,))]
+    table = scored(rows, design("a", num_seeds=2), "dice")
+    assert [line.values[SITE_A].is_beyond for line in table.lines] == [False, False, True]
+    assert "with every seed (of other seeds: by more than both deviations), with p < 0.05" in reading(table)
 
 
 def test_a_row_that_failed_with_one_seed_is_not_level_by_its_own_spread(row):

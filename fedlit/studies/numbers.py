@@ -137,22 +137,22 @@ class Numbers:
         sites = {site} if kind == "site" else {*self.design.sites}
         return "not applicable" if sites & self.inapplicable else ""
 
-    def over_seeds(self, column: Column) -> list[float]:
+    def by_seed(self, column: Column) -> dict[int, float]:
         """One number for each seed that is complete."""
         kind, site = column
         if kind == "site":
-            return [value for cases in self.cases[site].values() if (value := mean(cases.values())) is not None]
-        sites = [
-            [mean(self.cases[site][seed].values()) for site in self.design.sites]
-            for seed in self.seeds_asked
-            if self.has_one_unit and self.design.sites and all(seed in self.cases[site] for site in self.design.sites)
-        ]
-        whole = [[value for value in values if value is not None] for values in sites]
+            found = {seed: mean(cases.values()) for seed, cases in self.cases[site].items()}
+            return {seed: value for seed, value in found.items() if value is not None}
+        whole = {}
+        for seed in sorted(self.seeds(column)):
+            values = [mean(self.cases[site][seed].values()) for site in self.design.sites]
+            whole[seed] = [value for value in values if value is not None]
         if kind == MEAN:
-            return [statistics.fmean(values) for values in whole]
+            return {seed: statistics.fmean(values) for seed, values in whole.items()}
         if kind == GAP:
-            return [max(values) - min(values) for values in whole]
-        return [(max if is_lower_better(self.metric) else min)(values) for values in whole]
+            return {seed: max(values) - min(values) for seed, values in whole.items()}
+        worst = max if is_lower_better(self.metric) else min
+        return {seed: worst(values) for seed, values in whole.items()}
 
     def by_case(self, column: Column, seeds: Iterable[int]) -> dict[tuple[str, str], float | None]:
         """(site, case) -> its mean over these seeds."""

@@ -124,7 +124,7 @@ def _best(table: Scored, column: Column) -> str | None:
     value = best[0].values[column].spread.mean
     level = [line.row.name for line in table.lines if line.values[column].is_level and line not in best]
     said = f"{', '.join(line.row.name for line in best)} with {format_number(value, table.metric)}"
-    return f"{said}, level with {', '.join(level)} within its deviation over seeds" if level else said
+    return f"{said}, level with {', '.join(level)}" if level else said
 
 
 def facts(plan: Plan) -> list[tuple[str, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
 
 from fedlit.collect import Spread
 from fedlit.patients import Patients
@@ -21,10 +20,11 @@ class Value:
     Args:
         num_seeds: that the spread is over.
         is_whole: these are all that were asked for.
-        is_level: it is the best of its column, or no further from that than the larger of their two deviations.
+        is_level: it is the best of its column, or within the deviation of that over seeds, and not behind it with every
+            seed.
         p: of the paired test against the reference, corrected by Holm for the rows of the column.
         untested: why there is no p; empty where there is one.
-        is_beyond: it is further from the reference than the larger of their two deviations over seeds.
+        is_beyond: it is apart from the reference with every seed, see `_are_apart`.
         absent: why there is no number, where that is known.
     """
 
@@ -40,7 +40,7 @@ class Value:
 
     @property
     def differs(self) -> bool:
-        """From the reference, at the level of 5 %, and by more than what seeds alone make."""
+        """From the reference, at the level of 5 %, and more than seeds alone make."""
         return self.p is not None and self.p < 0.05 and self.is_beyond
 
 
@@ -135,14 +135,14 @@ def units_of(rows: Sequence[Row], design: Design, metric: str) -> dict[str, list
 
 
 def _column(numbers: Sequence[Numbers], reference: Numbers, column: Column, patients: Patients | None) -> list[Value]:
-    every = [(each, each.over_seeds(column)) for each in numbers]
+    by_seed = [each.by_seed(column) for each in numbers]
     values = [
-        Value(Spread.of(found), len(found), len(found) == len(each.seeds_asked), absent=each.absent(column))
-        for each, found in every
+        Value(Spread.of([*found.values()]), len(found), len(found) == len(each.seeds_asked), absent=each.absent(column))
+        for each, found in zip(numbers, by_seed, strict=True)
     ]
     is_lowest_best = column[0] == GAP or is_lower_better(reference.metric)
     are_rivals = [each.row.name not in each.design.bounds for each in numbers]
-    values = _marked(values, values[numbers.index(reference)].spread, are_rivals, is_lowest_best=is_lowest_best)
+    values = _marked(values, by_seed, numbers.index(reference), are_rivals, is_lowest_best=is_lowest_best)
     tests = {each.row.name: _test(each, reference, column, patients) for each in numbers if each is not reference}
     corrected = holm({name: found for name, found in tests.items() if isinstance(found, float)})
     done = []
@@ -154,31 +154,49 @@ def _column(numbers: Sequence[Numbers], reference: Numbers, column: Column, pati
 
 
 def _marked(
-    values: Sequence[Value], reference: Spread, are_rivals: Sequence[bool], *, is_lowest_best: bool
+    values: Sequence[Value],
+    by_seed: Sequence[Mapping[int, float]],
+    reference: int,
+    are_rivals: Sequence[bool],
+    *,
+    is_lowest_best: bool,
 ) -> list[Value]:
     """The cells of a column: which is the best, which are level with it, and which beyond the reference.
 
-    Level is what lies within the best one's deviation: by its own, a row that failed with one seed would be level.
+    The deviation is the best one's: by its own, a row that failed with one seed would be level.
     """
-    compared = [value.is_whole and is_rival for value, is_rival in zip(values, are_rivals, strict=True)]
-    spreads = {value.spread.mean: value.spread for value in compress(values, compared) if value.spread.mean is not None}
-    best = spreads[(min if is_lowest_best else max)(spreads)] if spreads else Spread.of([])
+    rivals = {
+        place: value.spread.mean
+        for place, value in enumerate(values)
+        if value.is_whole and are_rivals[place] and value.spread.mean is not None
+    }
+    best = (min if is_lowest_best else max)(rivals, key=lambda place: rivals[place], default=-1)
     return [
         replace(
             value,
-            is_best=is_compared and best.mean is not None and value.spread.mean == best.mean,
-            is_level=is_compared
-            and value.spread.mean is not None
-            and not _is_beyond(value.spread, best, best.std or 0.0),
-            is_beyond=_is_beyond(value.spread, reference, max(value.spread.std or 0.0, reference.std or 0.0)),
+            is_best=place in rivals and rivals[place] == rivals[best],
+            is_level=place in rivals
+            and abs(rivals[place] - rivals[best]) <= (values[best].spread.std or 0.0)
+            and not _are_apart(by_seed[place], by_seed[best]),
+            is_beyond=_are_apart(by_seed[place], by_seed[reference]),
         )
-        for value, is_compared in zip(values, compared, strict=True)
+        for place, value in enumerate(values)
     ]
 
 
-def _is_beyond(one: Spread, other: Spread, deviation: float) -> bool:
-    """Their means are further apart than this; not so where one has no mean."""
-    return one.mean is not None and other.mean is not None and abs(one.mean - other.mean) > deviation
+def _are_apart(one: Mapping[int, float], other: Mapping[int, float]) -> bool:
+    """One is above the other with every seed, or below it: with a seed both begin alike, and see the same pictures.
+
+    Of rows with other seeds: their means are further apart than the larger of their deviations.
+    """
+    if not one or not other:
+        return False
+    if one.keys() == other.keys():
+        signs = {(one[seed] > other[seed]) - (one[seed] < other[seed]) for seed in one}
+        return signs in ({1}, {-1})
+    spreads = [Spread.of([*each.values()]) for each in (one, other)]
+    first, second = (spread.mean or 0.0 for spread in spreads)
+    return abs(first - second) > max(spread.std or 0.0 for spread in spreads)
 
 
 def _test(one: Numbers, reference: Numbers, column: Column, patients: Patients | None) -> float | str:
@@ -204,7 +222,7 @@ def _test(one: Numbers, reference: Numbers, column: Column, patients: Patients |
         return "too few"
     differences = [*units.values()]
     if column[0] == MEAN:  # where most patients are of one site, the test is of that alone
-        of_sites = statistics.fmean(one.over_seeds(column)) - statistics.fmean(reference.over_seeds(column))
+        of_sites = statistics.fmean(one.by_seed(column).values()) - statistics.fmean(reference.by_seed(column).values())
         if of_sites * signed_ranks(differences) < 0:
             return "patients and sites disagree"
     p = paired_p(differences)

@@ -152,8 +152,10 @@ def reading(table: Scored) -> str:
     over = "every column" if table.of_sites else "the column mean"
     has_spread = len(table.design.seeds) > 1 or seeds_differ(table)
     aside = f" ({', '.join(table.design.bounds)} aside)" if table.design.bounds else ""
-    level = ", and what lies within its deviation over seeds" if has_spread else ""
-    beyond = "by more than both deviations, with " if has_spread else ""
+    level = ", and what lies within its deviation and is not behind it with every seed" if has_spread else ""
+    beyond = "to the same side with every seed, with " if has_spread else ""
+    if seeds_differ(table):
+        beyond = "to the same side with every seed (of other seeds: by more than both deviations), with "
     return (
         f"Bold: the best of a column{aside}{level}. {MARK}: differs from {table.design.reference}, {beyond}p < 0.05 by "
         f"Wilcoxon's signed-rank test over paired {units} ({what}), corrected by Holm for the methods of the column; "
