@@ -33,10 +33,13 @@ from fedlit.algorithms import (
 from fedlit.attacks import ALittleIsEnough, Attacked
 from fedlit.errors import BadInput, ClientFailed
 from fedlit.fleet import rows
+from fedlit.messages import tensors
 from fedlit.metrics import Scoring
 from fedlit.networks import SAM, Adapters, DecoderOnly
-from fedlit.prediction import Global
+from fedlit.prediction import BestMember, Chosen, Ensemble, Global, NearestMember, Routing
+from fedlit.prediction.adaptation import Adaptation
 from fedlit.resident import Resident
+from fedlit.sharing import share
 from fedlit.transforms import DifferentialPrivacy, LowRank
 from fedlit.weights import save, sha256
 from tests import components
@@ -275,6 +278,26 @@ def scores(world, team=1):
     return {f"{row.site}/{row.case}/{row.metric}": torch.tensor(row.value, dtype=torch.float64) for row in rows.cases}
 
 
+def at_unseen_sites(world, team=1):
+    """What members share once, and what predictors make of it at two sites that took no part."""
+    federation, server = make_federation(sites(), world=world, processes_per_client=team, optimizer=sgd)
+    server = run_rounds(federation, server, 2, IOPFL())
+    unseen = {name: make_site(name, (0, 0, count), role="unseen") for name, count in (("u", 3), ("v", 2))}
+    federation.fleet.desks.update(u=0, v=world.size - 1)
+    federation = dataclasses.replace(federation, sites={**federation.sites, **unseen})
+    routing = Routing(adaptation=Adaptation(lr=1e-2, max_steps=2))
+    candidates = {"global": Global(), "ensemble": Ensemble(), "nearest": NearestMember(), "routing": routing}
+    asked = {"scoring": Scoring(), "classes": ["disc"]}
+    experts = share(federation, server, {"features", "scores", "trials"}, candidates=candidates, **asked)
+    predictors = {**candidates, "best": BestMember(), "chosen": Chosen(candidates)}
+    rows, gates = federation.score(predictors, server, metrics=["dice"], split="test", experts=experts, **asked)
+    numbers = {f"{row.model}/{row.site}/{row.case}": row.value for row in rows}
+    numbers |= {f"{row.site}/{row.case}/{row.layer}/{row.member}": row.value for row in gates}
+    numbers |= {f"{name} {told}": value for name, expert in experts.items() for told, value in expert.scalars.items()}
+    shared = {f"{name}/{entry}": value for name, expert in experts.items() for entry, value in tensors(expert).items()}
+    return shared | {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
+
+
 class Unreached(torch.nn.Module):
     """A network with a parameter that no loss reaches."""
 
@@ -317,7 +340,7 @@ def in_sync(world, team):
 
 SIDE_BY_SIDE = (
     *(fedavg, two_of_three, other_homes, with_sgd, remembered, personalised, dropped, dropped_late, dropped_for_nan),
-    *(dropped_of_rounded_shares, scores, fedmsa, fedmsa_with_adam, cached_decoder),
+    *(dropped_of_rounded_shares, scores, at_unseen_sites, fedmsa, fedmsa_with_adam, cached_decoder),
     *(robust, robust_in_one_block, colluding),
     *(mixture, envelope, in_turns, buffered, frequencies),
     *(every_algorithm, uphill, thin_and_noisy),
