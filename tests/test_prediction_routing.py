@@ -22,6 +22,7 @@ from fedlit.messages import Server
 from fedlit.networks import SAM, UNet
 from fedlit.networks.tuning import Adapters, DecoderOnly, LoRA
 from fedlit.prediction import AdaBN, Adaptation, Global, Mixture, Routing, Unsupervised
+from fedlit.prediction.best_member import dice_at
 from fedlit.prediction.chosen import trial_of
 from fedlit.prediction.features import feature_statistics
 from fedlit.prediction.gates import FORMS, Gate
@@ -254,7 +255,7 @@ def shipped(name, images):
     features = feature_statistics(network.eval(), network, [everything(images)])
     predictor = build(OmegaConf.load(SHIPPED[name]))
     trials = {trial_of(candidate): place / 10 for place, candidate in enumerate(predictor.candidates)}
-    told = {"slots": {"features": features}, "scalars": {"dice": 0.8, "share": 0.5, **trials}}
+    told = {"slots": {"features": features}, "scalars": {dice_at("a"): 0.8, "share": 0.5, **trials}}
     experts = {name: replace(expert, **told) for name, expert in experts_of(network).items()}
     memory = {"personal": experts["a"].weights}
     learnt = at_unseen_site(network, experts=experts, memory=memory)
