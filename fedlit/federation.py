@@ -124,8 +124,9 @@ class Federation:
             if of_its_roles:
                 pictures = getattr(self.sites[of_its_roles[0]], split)
                 learnt = self.learnt(server, of_its_roles[0], num_classes=pictures.num_classes, experts=experts)
-                learnt.check_pictures(pictures.unlabelled())
-                for remark in predictor.remarks(learnt, pictures.unlabelled()):
+                unlabelled = pictures.unlabelled()
+                learnt.check_pictures(unlabelled)
+                for remark in predictor.remarks(learnt, unlabelled):
                     self.fleet.watch.warn(f"{model}: {remark}")
             score = partial(self._score_site, predictor, server, experts or {}, scoring, metrics, split)
             for site, (scores, gates) in self.fleet.each(score, of_its_roles).items():

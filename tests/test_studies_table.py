@@ -184,8 +184,10 @@ def test_what_is_better_with_every_seed_is_a_win_however_far_seeds_are_apart(row
     """Both rows are 0.1 better with the second seed, which says nothing of their difference of 0.035."""
     later = [value + 0.1 for value in BASE]
     rows = [row("base", {"a": BASE}, {"a": later}), row("better", {"a": BETTER}, {"a": [x + 0.1 for x in BETTER]})]
-    base, better = (line.values[SITE_A] for line in scored(rows, design("a", num_seeds=2), "dice").lines)
-    assert better.differs and better.is_level and not base.is_level
+    table = scored(rows, design("a", num_seeds=2), "dice")
+    base, better = (line.values[SITE_A] for line in table.lines)
+    assert (base.is_level, better.is_level) == (base.differs, better.differs) == (False, True)
+    assert [row[1].is_best for row in as_text(table, with_costs=False).rows] == [False, True]
     assert better.spread.std > better.spread.mean - base.spread.mean > 0
 
 
