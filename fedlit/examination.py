@@ -53,9 +53,8 @@ class Examination:
     @property
     def shown(self) -> dict[str, str]:
         """By site, the predictor whose cases are drawn."""
-        roles = {name: site.role for name, site in self.federation.sites.items()}
         other = self.elsewhere or self.main_model
-        return {name: self.main_model if role == "member" else other for name, role in roles.items()}
+        return {name: self.main_model if role == "member" else other for name, role in self.federation.roles.items()}
 
     @property
     def of_rounds(self) -> dict[str, Predictor]:
@@ -183,7 +182,7 @@ class Examination:
         )
 
     def _by_site(self, scores: Scores) -> list[MetricRow]:
-        return site_metrics(scores.cases, {name: site.role for name, site in self.federation.sites.items()})
+        return site_metrics(scores.cases, self.federation.roles)
 
     def _save_pictures(
         self,

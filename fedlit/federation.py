@@ -71,6 +71,11 @@ class Federation:
     kept: tuple[str, ...] = ()
     batch_size: int = 8
 
+    @property
+    def roles(self) -> dict[str, str]:
+        """By site."""
+        return {name: site.role for name, site in self.sites.items()}
+
     def run(self, algorithm: Algorithm, server: Server, num_rounds: int) -> Iterator[Round]:
         """Yield every round as it is completed."""
         server  = placed(enrolled(server, self.fleet.clients), self.fleet.workbench.fabric.device)

@@ -85,8 +85,7 @@ class Judge:
             names=[member for member in experts if len(self.federation.sites[member].val)],
             experts=experts,
         )
-        sites = {name: site.role for name, site in self.federation.sites.items()}
-        means = [row for row in site_metrics(found.cases, sites) if not math.isnan(row.value)]
+        means = [row for row in site_metrics(found.cases, self.federation.roles) if not math.isnan(row.value)]
         if not means:
             raise BadInput(
                 f"{', '.join(predictors)}: chosen by validation cases, and no member has any; leave best_member and "

@@ -28,6 +28,7 @@ CONFIG = "cxr_lungs_iopfl"
 UNIFORM = "algorithm.aggregate={_target_: fedlit.aggregation.Mean, by: uniform}"
 RUNS = {
     "iopfl": [],
+    "iopfl_40_steps": ["local_steps=40"],
     "iopfl_as_published": ["algorithm=iopfl_as_published", UNIFORM],
     "centralized": ["algorithm=centralized"],
     "finetuning": ["algorithm=finetuning", UNIFORM],
@@ -43,6 +44,8 @@ METHODS = {
     "Ditto": ("ditto", "personal"),
     "IOP-FL, as published": ("iopfl_as_published", "personal"),
     "IOP-FL": ("iopfl", "personal"),
+    "FedAvg, 40 steps a round": ("iopfl_40_steps", "global"),
+    "IOP-FL, 40 steps a round": ("iopfl_40_steps", "personal"),
     "FedAvg as in cxr_lungs.yaml": ("fedavg", "global"),
     "centralized": ("centralized", "global"),
 }
