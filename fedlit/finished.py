@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -17,9 +16,9 @@ from fedlit.algorithms import Algorithm
 from fedlit.assembly import predictors
 from fedlit.checkpoint import kept_name, read_state
 from fedlit.config import build, shipped
-from fedlit.data.pictures import Case, Unlabelled, in_batches
+from fedlit.data.given import as_pictures, common_size, prepared_images, shape_of
+from fedlit.data.pictures import in_batches
 from fedlit.data.reading import Picture, read_image
-from fedlit.data.request import channels_first
 from fedlit.data.source import Manifest
 from fedlit.errors import BadInput
 from fedlit.first_network import bind_network, first_network
@@ -59,12 +58,6 @@ class Finished:
             parts = images.contiguous(memory_format=self.memory_format).split(self.batch_size)
             logits = torch.cat([self.model(part) for part in parts]).split([len(each.array) for _, each in group])
             yield from ((path, picture, found) for (path, picture), found in zip(group, logits, strict=True))
-
-
-def prepared_images(source: Manifest, picture: Picture) -> Tensor:
-    """A decoded file as a network wants it: float32 [D, C, H, W] in [0, 1]."""
-    array = source.preparation().image(picture)
-    return channels_first((array / np.iinfo(array.dtype).max).astype(np.float32))
 
 
 def open_model(
@@ -170,43 +163,6 @@ def shared_experts(
             f"let them: fedlit evaluate {directory.path} prediction={name} share_personal=true"
         )
     return experts
-
-
-def shape_of(path: Path) -> tuple[int, int, int]:
-    """(D, H, W) of a file, which is decoded for it."""
-    depth, height, width = read_image(path).array.shape[:3]
-    return depth, height, width
-
-
-def common_size(shapes: Iterable[tuple[int, int, int]]) -> tuple[int, int] | None:
-    """(H, W) of all of these, None where they differ."""
-    sizes = {shape[1:] for shape in shapes}
-    return sizes.pop() if len(sizes) == 1 else None
-
-
-def as_pictures(source: Manifest, files: Sequence[Path]) -> Unlabelled:
-    """Files as the pictures of one hospital; they are decoded when they are asked for, again each time."""
-    shapes = [shape_of(path) for path in files]
-    depths = [depth for depth, _, _ in shapes]
-    ends = [sum(depths[: place + 1]) for place in range(len(files))]
-    spans = [tuple(range(end - depth, end)) for end, depth in zip(ends, depths, strict=True)]
-    cases = [Case(str(path), span, str(path), is_volume=len(span) > 1) for path, span in zip(files, spans, strict=True)]
-    file_of = {
-        index: (path, place) for path, span in zip(files, spans, strict=True) for place, index in enumerate(span)
-    }
-
-    def images(indices: Sequence[int] | np.ndarray) -> Tensor:
-        found = [file_of[int(index)] for index in indices]
-        decoded = {path: prepared_images(source, read_image(path)) for path, _ in found}
-        return torch.stack([decoded[path][place] for path, place in found])
-
-    return Unlabelled(
-        cases,
-        images,
-        size=source.preparation().size or common_size(shapes),
-        channels=source.channels,
-        name="the given pictures",
-    )
 
 
 def named_predictor(config: DictConfig, name: str) -> Predictor:
