@@ -26,8 +26,7 @@ from fedlit.hardware import differentiable
 from fedlit.messages import Expert
 from fedlit.misfits import kept_entries
 from fedlit.prediction import Learnt, Model, Predictor
-from fedlit.prediction.best_member import judgements
-from fedlit.prediction.chosen import trials
+from fedlit.prediction.told import judgements, trials
 from fedlit.provenance import check_origin
 from fedlit.record import Record
 from fedlit.resident import Resident

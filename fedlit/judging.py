@@ -12,8 +12,8 @@ from fedlit.federation import Federation
 from fedlit.messages import Expert, Server
 from fedlit.metrics import Scoring
 from fedlit.prediction import Learnt, Model, Predictor
-from fedlit.prediction.best_member import dice_at
 from fedlit.prediction.members import personal
+from fedlit.prediction.told import dice_at
 from fedlit.summary import site_metrics
 
 

@@ -16,10 +16,9 @@ from fedlit.judging import AsUnseen, Judge, ModelOf
 from fedlit.messages import Expert, Server, header, restore, size, tensors
 from fedlit.metrics import Scoring
 from fedlit.prediction import Predictor
-from fedlit.prediction.best_member import dice_at
-from fedlit.prediction.chosen import trial_of, trials
 from fedlit.prediction.features import site_statistics
 from fedlit.prediction.members import is_finite
+from fedlit.prediction.told import dice_at, trial_of, trials
 from fedlit.weights import Weights, load, save
 
 

@@ -29,8 +29,7 @@ from fedlit.prediction import (
     Routing,
 )
 from fedlit.prediction.adaptation import Adaptation
-from fedlit.prediction.best_member import dice_at
-from fedlit.prediction.chosen import trial_of
+from fedlit.prediction.told import dice_at, trial_of
 from fedlit.sharing import bytes_shared, share
 from tests.conftest import fedlit, make_federation, make_site, run_rounds, write_manifest
 from tests.unseen_site import at_unseen_site, experts_of, predicted, unlabelled

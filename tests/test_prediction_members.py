@@ -10,11 +10,11 @@ from fedlit.errors import BadInput
 from fedlit.losses import probabilities
 from fedlit.messages import Expert
 from fedlit.prediction import BestMember, Ensemble, FedTHE, Global, NearestMember, UniformAverage
-from fedlit.prediction.best_member import dice_at
 from fedlit.prediction.features import Moments, distance, feature_statistics, norm_layers, site_statistics
 from fedlit.prediction.fedthe import last_input, mixed_logits
 from fedlit.prediction.members import mean_prediction, members, own_models, personal, remembered
 from fedlit.prediction.nearest_member import distances
+from fedlit.prediction.told import dice_at
 from tests.conftest import make_network
 from tests.unseen_site import at_unseen_site, everything, experts_of, predicted, state, unlabelled, volumes
 

@@ -22,14 +22,13 @@ from fedlit.messages import Server
 from fedlit.networks import SAM, UNet
 from fedlit.networks.tuning import Adapters, DecoderOnly, LoRA
 from fedlit.prediction import AdaBN, Adaptation, Global, Mixture, Routing, Unsupervised
-from fedlit.prediction.best_member import dice_at
-from fedlit.prediction.chosen import trial_of
 from fedlit.prediction.features import feature_statistics
 from fedlit.prediction.gates import FORMS, Gate
 from fedlit.prediction.normalisation import settle, use_batch_statistics
 from fedlit.prediction.routed_layers import RoutedLayer
 from fedlit.prediction.routed_network import routable
 from fedlit.prediction.steadiest import take_steadiest
+from fedlit.prediction.told import dice_at, trial_of
 from fedlit.weights import sha256
 from tests.conftest import discs, make_network
 from tests.unseen_site import at_unseen_site, everything, exact, experts_of, predicted, state, unlabelled, volumes

@@ -15,8 +15,9 @@ from fedlit.errors import BadInput
 from fedlit.messages import Expert
 from fedlit.metrics import Scoring
 from fedlit.prediction import TENT, Ensemble, Global, Learnt, Personal, Predictor, Routing
-from fedlit.prediction.best_member import dice_at, mean_dice
+from fedlit.prediction.best_member import mean_dice
 from fedlit.prediction.features import feature_statistics
+from fedlit.prediction.told import dice_at
 from fedlit.record import Record
 from fedlit.sharing import bytes_shared, load_experts, save_experts, share
 from fedlit.weights import num_bytes, sha256

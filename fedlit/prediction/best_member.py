@@ -12,6 +12,7 @@ from fedlit.errors import BadInput
 from fedlit.messages import Expert
 from fedlit.prediction.base import Learnt, Model, Predictor
 from fedlit.prediction.members import own_models, personal
+from fedlit.prediction.told import judgements
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,3 @@ def mean_dice(experts: Sequence[Expert]) -> list[float]:
             "no member shares its validation Dice of every model, by which one is best: evaluate the run again"
         )
     return [statistics.fmean(expert.scalars[name] for name in by_all) for expert in experts]
-
-
-def dice_at(member: str) -> str:
-    """The scalar of an `Expert` that holds the Dice of its personal model on a member's validation cases."""
-    return f"dice at {member}"
-
-
-def judgements(expert: Expert) -> set[str]:
-    """The names of these scalars that there are."""
-    return {name for name in expert.scalars if name.startswith(dice_at(""))}

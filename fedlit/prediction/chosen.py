@@ -15,6 +15,7 @@ from fedlit.prediction.global_model import Global
 from fedlit.prediction.nearest_member import NearestMember
 from fedlit.prediction.routing import Routing
 from fedlit.prediction.test_time_augmentation import TTA
+from fedlit.prediction.told import trial_of, trials
 from fedlit.resident import Resident
 
 
@@ -99,13 +100,3 @@ class Chosen(Predictor):
             if trial in known
         }
         return Choice(max(dice, key=lambda name: dice[name]), dice)  # the first of equal ones
-
-
-def trial_of(name: str) -> str:
-    """The scalar of an `Expert` that holds the Dice of a candidate at this member."""
-    return f"as unseen: {name}"
-
-
-def trials(expert: Expert) -> set[str]:
-    """The names of these scalars that there are."""
-    return {name for name in expert.scalars if name.startswith(trial_of(""))}
