@@ -17,9 +17,9 @@ from fedlit.messages import Expert, Server, header, restore, size, tensors
 from fedlit.metrics import Scoring
 from fedlit.prediction import Predictor
 from fedlit.prediction.features import site_statistics
-from fedlit.prediction.members import is_finite
+from fedlit.prediction.members import is_finite, own_model
 from fedlit.prediction.told import dice_at, trial_of, trials
-from fedlit.weights import Weights, load, save
+from fedlit.weights import load, save
 
 
 def share(
@@ -77,21 +77,6 @@ def share(
 
 def _told(expert: Expert, **scalars: float) -> Expert:
     return replace(expert, scalars={**expert.scalars, **scalars})
-
-
-def own_model(name: str, server: Server, memory: Mapping[str, Weights], kept: Sequence[str]) -> Expert | None:
-    """A member with its own model, and the share of it in its personal one where that mixes it with the global one.
-
-    That is the `average` of its local models, with the entries that it keeps as its personal model has them; else its
-    `personal` one, else the global one with the entries it keeps. None without any.
-    """
-    if "mixture" in memory:
-        kept_as_used = {entry: value for entry, value in memory["personal"].items() if entry not in server.weights}
-        share = memory["mixture"]["share"].item()
-        return Expert(name, {**memory["average"], **kept_as_used}, scalars={"share": share})
-    if "personal" in memory:
-        return Expert(name, memory["personal"])
-    return Expert(name, {**server.weights, **memory["kept"]}) if kept and "kept" in memory else None
 
 
 def _expert(federation: Federation, server: Server, needs: Collection[str], name: str) -> Expert | None:

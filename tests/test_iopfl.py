@@ -29,6 +29,13 @@ def personal_of(federation, name="a"):
     return federation.fleet.memories[name]["personal"]
 
 
+def used_by(federation, server, name="a"):
+    """The personal model that a member predicts with."""
+    learnt = federation.learnt(server, name, num_classes=1)
+    Personal().prepare(learnt, None)
+    return learnt.resident.read()
+
+
 class Told(FedAvg):
     """FedAvg whose local models are given, one a round, as the entry `w`."""
 
@@ -104,33 +111,39 @@ def test_a_personal_model_is_whole_with_entries_that_stay_and_with_buffers(sites
     assert all((value > 0).all() for name, value in personal.items() if name.endswith("running_var"))
 
 
-def test_with_a_share_of_nothing_it_is_the_model_that_the_round_began_with(sites):
-    """Kept entries and all: none of them is newer than the others."""
-    federation, server = make_federation(sites, keep_local=["*norm*"])
-    client = federation.fleet.clients["a"]
-    server = run_rounds(federation, server, 1, IOPFL(mixing=(0.0,)))
-    kept = {name: value.clone() for name, value in federation.fleet.memories["a"]["kept"].items()}
-    run_rounds(federation, server, 2, IOPFL(mixing=(0.0,)))
-    assert sha256(personal_of(federation)) == sha256({**server.weights, **kept})
-    assert sha256(federation.fleet.memories["a"]["kept"]) != sha256(kept) and client.site.name == "a"
+@pytest.mark.parametrize("kept", [(), ("*norm*",)], ids=str)
+def test_with_a_share_of_nothing_it_is_the_global_model_of_the_site(sites, kept):
+    """The newest one, kept entries and all; so that a member can lose nothing by it, whatever round is the last."""
+    federation, server = make_federation(sites, keep_local=kept)
+    before = server
+    for num_rounds in (1, 2):
+        server = run_rounds(federation, server, num_rounds, IOPFL(mixing=(0.0,)))
+        wanted = {**server.weights, **federation.fleet.memories["a"].get("kept", {})}
+        assert sha256(used_by(federation, server)) == sha256(wanted) != sha256(used_by(federation, before))
 
 
 def test_with_adapters_a_personal_model_is_adapters(sites):
     torch.manual_seed(0)
     network = SAM(1, 1, size="micro", tuning=Adapters())
     federation, server = make_federation(sites[:1], network=network)
-    run_rounds(federation, server, 1, IOPFL())
+    server = run_rounds(federation, server, 1, IOPFL())
     trained = {name for name, value in network.named_parameters() if value.requires_grad}
-    assert set(personal_of(federation)) == trained < {name for name, _ in network.named_parameters()}
+    assert (
+        set(used_by(federation, server))
+        == set(federation.fleet.memories["a"]["average"])
+        == trained
+        < {name for name, _ in network.named_parameters()}
+    )
 
 
-def test_the_mixture_lies_between_the_model_of_the_round_and_the_average(sites):
-    federation, server = make_federation(sites)
-    first = run_rounds(federation, server, 1, IOPFL())
-    run_rounds(federation, first, 2, IOPFL())
-    for memory in federation.fleet.memories.values():
-        share = memory["mixture"]["share"].item()
-        assert sha256(memory["personal"]) == sha256(lerp(first.weights, memory["average"], share))
+@pytest.mark.parametrize("kept", [(), ("*norm*",)], ids=str)
+def test_the_mixture_lies_between_the_newest_global_model_and_the_average(sites, kept):
+    federation, server = make_federation(sites, keep_local=kept)
+    server = run_rounds(federation, server, 2, IOPFL(mixing=(0.25,)))
+    for name, memory in federation.fleet.memories.items():
+        whole = {**server.weights, **memory.get("kept", {})}
+        assert sha256(used_by(federation, server, name)) == sha256(lerp(whole, memory["average"], 0.25))
+        assert memory["mixture"]["share"] == 0.25
 
 
 def test_the_average_is_the_published_personal_model(sites):
@@ -179,7 +192,8 @@ def test_predictors_find_the_personal_and_the_global_model(sites):
     server = run_rounds(federation, server, 1, IOPFL())
     bench = federation.fleet.workbench
     learnt = Learnt(server, bench.network, bench.resident, federation.fleet.memories["a"])
-    for predictor, wanted in ((Personal(), personal_of(federation)), (Global(), server.weights)):
+    mixed = lerp(server.weights, learnt.memory["average"], learnt.memory["mixture"]["share"].item())
+    for predictor, wanted in ((Personal(), mixed), (Global(), server.weights)):
         predictor.prepare(learnt, None)
         assert sha256(Resident(bench.resident.network).read()) == sha256(wanted)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlit.algorithms import IOPFL, FedAvg, Local
+from fedlit.algorithms import APFL, IOPFL, Ditto, FedAvg, FineTuning, Local
 from fedlit.data.pictures import Pictures
 from fedlit.errors import BadInput
 from fedlit.messages import Expert
@@ -91,7 +91,7 @@ def test_a_model_that_is_mixed_with_the_global_one_is_shared_before_that(sites):
     server = run_rounds(federation, server, 2, IOPFL(mixing=(0.0, 0.5)))
     for name, expert in share(federation, server, {"weights"}, **OPTIONS).items():
         memory = federation.fleet.memories[name]
-        assert sha256(expert.weights) == sha256(memory["average"]) != sha256(memory["personal"])
+        assert sha256(expert.weights) == sha256(memory["average"]) != sha256(server.weights)
         assert expert.scalars == {"share": memory["mixture"]["share"].item()}
 
 
@@ -100,10 +100,23 @@ def test_what_a_member_keeps_is_shared_as_it_uses_it(sites):
     federation, server = make_federation(sites, keep_local=["*norm*"])
     server = run_rounds(federation, server, 2, IOPFL(mixing=(0.25,)))
     for name, expert in share(federation, server, {"weights"}, **OPTIONS).items():
-        used = federation.fleet.memories[name]["personal"]
+        learnt = federation.learnt(server, name, num_classes=1)
+        Personal().prepare(learnt, None)
+        used = learnt.resident.read()
         kept = [entry for entry in expert.weights if "norm" in entry]
         assert kept and all(torch.equal(expert.weights[entry], used[entry]) for entry in kept)
         assert expert.weights.keys() == used.keys()
+
+
+@pytest.mark.parametrize(
+    "algorithm", [APFL(), Ditto(), FineTuning(), IOPFL(mixing=None)], ids=lambda each: type(each).__name__
+)
+def test_a_personal_model_that_is_no_mixture_with_the_global_one_is_shared_as_it_is(sites, algorithm):
+    federation, server = make_federation(sites)
+    server = run_rounds(federation, server, 1, algorithm)
+    for name, expert in share(federation, server, {"weights"}, **OPTIONS).items():
+        assert sha256(expert.weights) == sha256(federation.fleet.memories[name]["personal"])
+        assert not expert.scalars
 
 
 def test_features_are_those_of_the_training_pictures_under_the_global_model(trained):

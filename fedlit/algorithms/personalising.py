@@ -94,7 +94,9 @@ class Personalising(Algorithm):
 
     @abstractmethod
     def personalise(self, client: Client, broadcast: Broadcast, memory: Slots) -> Slots:
-        """What the client remembers of its own, with the personal model in the slot `personal`.
+        """What the client remembers of its own: its personal model in the slot `personal`, or what that is mixed of.
+
+        That is the slot `average`, of which the newest global model takes the `share` of the slot `mixture`.
 
         Args:
             client: after its local update; the resident network holds what it has learnt locally.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from fedlit.errors import BadInput
 from fedlit.losses import is_softmax, precise
-from fedlit.messages import Expert
+from fedlit.messages import Expert, Server, Slots
 from fedlit.networks.feature_cache import content
 from fedlit.prediction.base import Learnt, Model
-from fedlit.weights import lerp
+from fedlit.weights import beside, lerp
 
 
 def members(learnt: Learnt) -> list[Expert]:
@@ -27,10 +27,26 @@ def members(learnt: Learnt) -> list[Expert]:
     return [personal(learnt, expert) for expert in own_models(learnt)]
 
 
+def own_model(name: str, server: Server, memory: Slots, kept: Sequence[str]) -> Expert | None:
+    """A member with its own model, and the share of it in its personal one where that mixes it with the global one.
+
+    That is the `average` of its local models, with the entries that it keeps as its personal model has them; else its
+    `personal` one, else the global one with the entries it keeps. None without any.
+    """
+    if "average" in memory:
+        share, average = memory["mixture"]["share"].item(), memory["average"]
+        here = {entry: value for entry, value in average.items() if entry not in server.weights}
+        as_used = lerp(beside(memory.get("kept", {}), here), here, share)
+        return Expert(name, {**average, **as_used}, scalars={"share": share})
+    if "personal" in memory:
+        return Expert(name, memory["personal"])
+    return Expert(name, {**server.weights, **memory["kept"]}) if kept and "kept" in memory else None
+
+
 def personal(learnt: Learnt, expert: Expert) -> Expert:
     """A member with its personal model: its own and the newest global one, mixed by its share.
 
-    Entries that the global model lacks are kept at the member, and shared as it uses them.
+    Entries that the global model lacks are kept at the member, and told as it uses them.
     """
     share, of_all = expert.scalars.get("share", 1.0), learnt.server.weights
     if share == 1.0:

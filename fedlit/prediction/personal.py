@@ -7,16 +7,21 @@ from typing import ClassVar
 
 from fedlit.data.pictures import Unlabelled
 from fedlit.prediction.base import Learnt, Model, Predictor
+from fedlit.prediction.members import own_model, personal
 
 
 @dataclass(frozen=True)
 class Personal(Predictor):
-    """The weights that the site remembers as `personal`; a site without them has no personal model."""
+    """What the site remembers as `personal`, or its `average` mixed with the newest global model, as it shares them.
+
+    A site with neither has no personal model.
+    """
 
     roles: ClassVar[tuple[str, ...]] = ("member",)
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
-        if "personal" not in learnt.memory:
+        own = own_model(learnt.site, learnt.server, learnt.memory, kept=())
+        if own is None:
             return None
-        learnt.resident.load(learnt.memory["personal"])
+        learnt.resident.load(personal(learnt, own).weights)
         return learnt.network
