@@ -84,6 +84,11 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
         watch=display,
     )
     federation = Federation(sites, fleet, sampling(config), keep_local, config.batch_size)
+    scored = chosen_predictors(config, algorithm)
+    of_global = [name for name, predictor in scored.items() if not predictor.is_of_members]
+    if of_global and "global" not in algorithm.models:
+        kind = type(algorithm).__name__
+        display.warn(f"{', '.join(of_global)}: {kind} trains no global model; it is the one that the run began with")
     return Experiment(
         config,
         run_dir,
@@ -93,7 +98,7 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
         federation=federation,
         examination=Examination(
             federation,
-            chosen_predictors(config, algorithm),
+            scored,
             build(config.metrics),
             source.classes,
             run_dir,

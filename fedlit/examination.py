@@ -15,7 +15,7 @@ from fedlit.gallery import chosen_cases, remove_pictures, save_picture
 from fedlit.judging import candidates_of
 from fedlit.messages import Expert, Server
 from fedlit.metrics import Scoring
-from fedlit.prediction import Chosen, Predictor
+from fedlit.prediction import Predictor
 from fedlit.record import MetricRow, Record
 from fedlit.rundir import RunDirectory
 from fedlit.sharing import joined, load_experts, save_experts, share, sharing_summary
@@ -106,14 +106,14 @@ class Examination:
             )
         else:  # whatever fails from here on, these are scored
             self._test(state, record, self.of_rounds, {})
-        experts = self._share(state.server, needs, keeps_old=before is not None) if needs else {}
+        experts, everything = self._share(state.server, needs, keeps_old=before is not None) if needs else ({}, {})
         for name, predictor in (self.predictors if without else self.of_the_end).items():
             self._test(state, record, {name: predictor}, experts)
         if not needs:
             return None if before is None else dict(before)
         needing = [name for name, predictor in self.predictors.items() if predictor.needs]
         needing += [f"the global model of {name}" for name in without]
-        return sharing_summary(before, experts, needs, needing, self._choices(experts))
+        return sharing_summary(before, everything, needs, needing, self._choices(experts))
 
     def draw(self, state: State, record: Record) -> None:
         """Keep the best, the median and the worst test case of every site as pictures, or remove those there are.
@@ -136,24 +136,39 @@ class Examination:
         experts = load_experts(self.run_dir / "experts", state.server.round) if self.without_kept else {}
         self.federation.fleet.each(partial(self._save_pictures, state.server, chosen, experts), sorted(chosen))
 
+    def outdated(self, state: State, record: Record) -> dict[str, list[str]]:
+        """By site, the predictors whose recorded scores of that state are of cases that the site does not have now."""
+        sites = self.federation.sites
+        now = {name: {case.id for case in site.test.cases} for name, site in sites.items()}
+        found: dict[str, set[str]] = {}
+        for row in record.cases():
+            is_asked = (row.round, row.split) == (state.server.round, "test") and row.site in now
+            if is_asked and row.case not in now[row.site]:
+                found.setdefault(row.site, set()).add(row.model)
+        return {site: sorted(models) for site, models in sorted(found.items())}
+
     def _choices(self, experts: Mapping[str, Expert]) -> dict[str, str]:
         """What predictors that choose among others have chosen, and by what."""
-        choosing = {name: each for name, each in self.predictors.items() if isinstance(each, Chosen)}
-        choices = {name: str(predictor.choose(experts)) for name, predictor in choosing.items()}
+        made = {name: predictor.choice(experts) for name, predictor in self.predictors.items()}
+        choices = {name: choice for name, choice in made.items() if choice is not None}
         for name, choice in choices.items():
             self.federation.fleet.watch.say(f"{name} is {choice}")
         return choices
 
-    def _share(self, server: Server, needs: set[str], *, keeps_old: bool) -> dict[str, Expert]:
+    def _share(
+        self, server: Server, needs: set[str], *, keeps_old: bool
+    ) -> tuple[dict[str, Expert], dict[str, Expert]]:
+        """What members share now; and all that they have shared of this state, where that is written."""
         candidates = candidates_of(self.predictors)
         experts = share(
             self.federation, server, needs, scoring=self.scoring, classes=self.classes, candidates=candidates
         )
-        if self.is_first:
-            folder = self.run_dir / "experts"
-            old = load_experts(folder, server.round) if keeps_old else {}
-            save_experts(folder, joined(old, experts), server.round)
-        return experts
+        if not self.is_first:
+            return experts, experts
+        folder = self.run_dir / "experts"
+        everything = joined(load_experts(folder, server.round) if keeps_old else {}, experts)
+        save_experts(folder, everything, server.round)
+        return experts, everything
 
     def _test(
         self, state: State, record: Record, predictors: Mapping[str, Predictor], experts: Mapping[str, Expert]

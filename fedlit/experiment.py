@@ -126,6 +126,9 @@ class Experiment:
         shared = self.examination.test_finally(state, record, summary.get("shared"))
         self.examination.draw(state, record)
         if self.fleet.is_first:
+            for site, models in self.examination.outdated(state, record).items():
+                names = ", ".join(models)
+                self.display.warn(f"{site} had other cases when it was scored with {names}: evaluate that again")
             write_patients(self.run_dir.path, self.federation.sites)
             if shared is not None and path.exists():
                 write_json(path, json.loads(path.read_text()) | {"shared": shared})

@@ -7,7 +7,8 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,10 @@ class MetricRow(NamedTuple):
 
 
 class CaseRow(NamedTuple):
-    """A line of cases.csv: one number of one case and class. The key is all before `value`; None is excluded."""
+    """A line of cases.csv: one number of one case and class. The key is all before `value`; None is excluded.
+
+    New rows of a site, model and metric take the place of all that there were, also of cases that are there no more.
+    """
 
     round: int
     site: str
@@ -42,8 +46,10 @@ class CaseRow(NamedTuple):
 
 
 class GateRow(NamedTuple):
-    """A line of routing.csv: how much of one member went into one layer for one case. The key is all before `value`;
-    rows of a case and model are written together, and new ones take the place of all that there were."""
+    """A line of routing.csv: how much of one member went into one layer for one case. The key is all before `value`.
+
+    New rows of a site and model take the place of all that there were.
+    """
 
     round: int
     site: str
@@ -61,11 +67,15 @@ class Record:
     def __init__(self, run_dir: str | Path):
         self.run_dir = Path(run_dir)
         self._metrics = _Table(self.run_dir / "metrics.csv", MetricRow)
-        self._cases = _Table(self.run_dir / "cases.csv", CaseRow)
-        self._gates = _Table(self.run_dir / "routing.csv", GateRow, num_together=GateRow._fields.index("layer"))
+        self._cases = _Table(self.run_dir / "cases.csv", CaseRow, ("round", "site", "model", "split", "metric"))
+        self._gates = _Table(self.run_dir / "routing.csv", GateRow, ("round", "site", "model", "split"))
 
     def add(self, rows: Iterable[MetricRow], cases: Iterable[CaseRow] = (), gates: Iterable[GateRow] = ()) -> None:
-        """Append rows; a row whose key is there is replaced. Only that, or an earlier round, rewrites a file."""
+        """Append rows; those whose key is there are replaced. Only that, or an earlier round, rewrites a file.
+
+        Args:
+            cases, gates: of a site all, since they replace all.
+        """
         self._gates.add(list(gates))
         self._cases.add(list(cases))
         self._metrics.add(list(rows))
@@ -92,15 +102,17 @@ class Record:
 class _Table:
     """A CSV file of NamedTuples that appends where it can; it remembers only the last round, so memory stays flat.
 
-    Rows that are alike in their first `num_together` cells are replaced together; by default those of one key.
+    Rows that are alike in the columns `together`, the round first, are replaced together; by default those of one key.
     """
 
     def __init__(
-        self, path: Path, row_type: type[MetricRow] | type[CaseRow] | type[GateRow], num_together: int | None = None
+        self, path: Path, row_type: type[MetricRow] | type[CaseRow] | type[GateRow], together: Sequence[str] = ()
     ):
         self.path, self.row_type = path, row_type
         self.num_key = row_type._fields.index("value")
-        self.num_together = num_together or self.num_key
+        self.group_of = itemgetter(
+            *(row_type._fields.index(name) for name in together or row_type._fields[: self.num_key])
+        )
         self.header = ",".join("class" if name == "class_name" else name for name in row_type._fields) + "\n"
         self.tail: tuple[int, set[tuple]] | None = None  # last round and its keys; None: not known, look at the file
 
@@ -124,7 +136,7 @@ class _Table:
         new = {tuple(row[: self.num_key]): row for row in rows}
         last, keys = self.tail or self._look()
         self.tail = None  # until the write is known to have worked
-        if any(row.round < last for row in rows) or not keys.isdisjoint(key[: self.num_together] for key in new):
+        if any(row.round < last for row in rows) or not keys.isdisjoint(map(self.group_of, new)):
             self._rewrite(new, after_round=None)
             return
         text = "".join(_line(row) for row in new.values()).encode()
@@ -133,7 +145,7 @@ class _Table:
             file.flush()
             os.fsync(file.fileno())
         newest = max(row.round for row in rows)
-        written = {key[: self.num_together] for key in new if key[0] == newest}
+        written = {self.group_of(key) for key in new if key[0] == newest}
         self.tail = newest, written | (keys if newest == last else set())
 
     def truncate(self, after_round: int) -> None:
@@ -156,17 +168,17 @@ class _Table:
             if row.round > last:
                 last, keys = row.round, set()
             if row.round == last:
-                keys.add(tuple(row[: self.num_together]))
+                keys.add(self.group_of(row))
         return last, keys
 
     def _rewrite(self, new: dict[tuple, Any], *, after_round: int | None) -> None:
         """One pass over the file into a new one, row by row: replaced rows keep their place, new ones go to the end."""
-        new, replaced = dict(new), {key[: self.num_together] for key in new}
+        new, replaced = dict(new), set(map(self.group_of, new))
         with replacing(self.path) as file:
             file.write(self.header.encode())
             for row in self.rows():
                 if after_round is None or _stays(row, after_round):
-                    is_old = tuple(row[: self.num_together]) in replaced
+                    is_old = self.group_of(row) in replaced
                     if written := new.pop(tuple(row[: self.num_key]), None if is_old else row):
                         file.write(_line(written).encode())
             file.write("".join(_line(row) for row in new.values()).encode())

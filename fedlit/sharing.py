@@ -55,6 +55,11 @@ def share(
             del experts[name]
     if not experts:
         raise BadInput("every personal model holds NaN or Inf: train again, with a smaller lr")
+    if all(expert.scalars.get("share") == 0 for expert in experts.values()):
+        watch.warn(
+            "no member takes anything of a model of its own (all shares are 0): every personal model is the global "
+            "one, and so is what is made of them; routing mixes what members have learnt by themselves"
+        )
     if len(experts) == 1:
         watch.warn(f"only {min(experts)} shares a personal model: it is weighed against the global one alone")
     judge = Judge(federation, server, scoring, classes)
@@ -102,21 +107,23 @@ def sharing_summary(
     needing: Sequence[str],
     choices: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What summary.json says of it, added to what members have shared `before`.
+    """What summary.json says of it.
 
     Args:
+        before: what it said when members had last shared something of this state.
+        experts: all that they have shared of it; what they had shared before is not sent again.
         needing: the predictors that need it.
         choices: what those that choose among others have chosen.
     """
     old = before or {}
     up, down = bytes_shared(experts)
     return {
-        "members": sorted({*old.get("members", ()), *experts}),
+        "members": sorted(experts),
         "what": sorted({*old.get("what", ()), *needs}),
         "for": list(dict.fromkeys((*old.get("for", ()), *needing))),
         "choices": {**old.get("choices", {}), **choices},
-        "bytes_up": old.get("bytes_up", 0) + up,
-        "bytes_down": old.get("bytes_down", 0) + down,
+        "bytes_up": up,
+        "bytes_down": down,
     }
 
 

@@ -295,14 +295,17 @@ def test_somebody_elses_folder_is_left_alone(config_file, tmp_path, capsys):
     assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
 
 
-def test_evaluate_adds_rows_replaces_equal_ones_and_redraws(config_file, tmp_path):
+def test_evaluate_adds_rows_replaces_equal_ones_and_redraws(config_file, tmp_path, capsys):
     run_dir = tmp_path / "run"
     fedlit("run", config_file, "algorithm=local", "num_rounds=1")
     before = rows(run_dir / "metrics.csv")
     drawn = (run_dir / "report.html").stat().st_mtime_ns
     assert fedlit("evaluate", run_dir) == 0
     assert rows(run_dir / "metrics.csv") == before and (run_dir / "report.html").stat().st_mtime_ns > drawn
+    untrained = "global: Local trains no global model; it is the one that the run began with"
+    assert untrained not in capsys.readouterr().out
     assert fedlit("evaluate", run_dir, "prediction=global") == 0
+    assert untrained in capsys.readouterr().out
     added = [row for row in rows(run_dir / "metrics.csv") if row["model"] == "global"]
     assert {row["site"] for row in added} == {"a", "b", "c", "u"} and {row["split"] for row in added} == {"test"}
     assert [row for row in rows(run_dir / "metrics.csv") if row["model"] != "global"] == before

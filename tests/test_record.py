@@ -58,19 +58,37 @@ def test_an_equal_key_is_replaced_in_its_place(tmp_path, reopen):
 
 
 @pytest.mark.parametrize("reopen", [False, True])
-def test_new_gates_of_a_case_take_the_place_of_all_that_it_had(tmp_path, reopen):
-    """Another form of the same predictor may have other members and other layers."""
+def test_new_gates_of_a_site_take_the_place_of_all_that_it_had(tmp_path, reopen):
+    """Another form of the same predictor may have other members and other layers, and pictures may have gone."""
 
-    def gate(name: str, member: str, value: float, model: str = "routing") -> GateRow:
-        return GateRow(1, "u", name, model, "test", "conv", member, value)
+    def gate(name: str, member: str, value: float, site: str = "u", model: str = "routing") -> GateRow:
+        return GateRow(1, site, name, model, "test", "conv", member, value)
 
     table = Record(tmp_path)
-    others = [gate("1", "global", 0.7, model="softmax"), gate("2", "global", 0.4)]
-    table.add([], [], [gate("1", "a", 0.1), gate("1", "global", 0.2), *others])
+    others = [gate("1", "global", 0.7, model="softmax"), gate("1", "global", 0.4, site="v")]
+    table.add([], [], [gate("1", "a", 0.1), gate("1", "global", 0.2), gate("2", "a", 0.3), *others])
     if reopen:
         table = Record(tmp_path)
     table.add([], [], [gate("1", "a", 0.9), gate("1", "b", 0.8)])
     assert sorted(table.gates()) == sorted([gate("1", "a", 0.9), gate("1", "b", 0.8), *others])
+
+
+@pytest.mark.parametrize("reopen", [False, True])
+def test_new_cases_of_a_site_take_the_place_of_all_that_it_had(tmp_path, reopen):
+    table = Record(tmp_path)
+    others = [
+        case("a", "gone", 0.1, model="tent"),
+        case("a", "gone", 9.0, metric="hd95"),
+        case("a", "gone", 0.2, split="val"),
+        case("a", "gone", 0.3, round=2),
+        case("b", "gone", 0.4),
+    ]
+    table.add([], [case("a", "stays", 0.5), case("a", "gone", 0.6), *others])
+    if reopen:
+        table = Record(tmp_path)
+    table.add([], [case("a", "stays", 0.7), case("a", "new", None)])
+    assert [row for row in table.cases() if row not in others] == [case("a", "stays", 0.7), case("a", "new", None)]
+    assert [row for row in table.cases() if row in others] == others
 
 
 def test_appending_a_round_leaves_the_file_in_place(tmp_path):

@@ -14,7 +14,7 @@ from fedlit.data.pictures import Pictures
 from fedlit.errors import BadInput
 from fedlit.messages import Expert
 from fedlit.metrics import Scoring
-from fedlit.prediction import TENT, Ensemble, Global, Learnt, Personal, Predictor, Routing
+from fedlit.prediction import TENT, BestMember, Ensemble, Global, Learnt, Personal, Predictor, Routing
 from fedlit.prediction.best_member import mean_dice
 from fedlit.prediction.features import feature_statistics
 from fedlit.prediction.told import dice_at
@@ -165,9 +165,22 @@ def test_a_case_that_counts_for_nobody_decides_nothing(trained):
     memories["c"] = {"personal": biased(memories["c"]["personal"], 100)}  # finds everything everywhere
     experts = share(dataclasses.replace(federation, sites=sites), server, {"scores"}, **OPTIONS)
     assert [*experts["a"].scalars] == [dice_at("a"), dice_at("c")] and experts["c"].scalars[dice_at("b")] == 0
-    assert mean_dice([experts[name] for name in "ac"]) == [
-        sum(experts[name].scalars[dice_at(site)] for site in "ac") / 2 for name in "ac"
-    ]
+    dice = mean_dice({name: experts[name] for name in "ac"})
+    assert dice == {name: sum(experts[name].scalars[dice_at(site)] for site in "ac") / 2 for name in "ac"}
+    best = max(dice, key=dice.get)
+    told = BestMember().choice({name: experts[name] for name in "ac"})
+    assert told.startswith(f"{best}; mean Dice at the members: a {dice['a']:.4f}, c {dice['c']:.4f}")
+
+
+@pytest.mark.parametrize("shares", [(0.0,), (0.0, 1.0)], ids=str)
+def test_that_no_member_takes_anything_of_its_own_is_told(sites, shares):
+    federation, server = make_federation(sites)
+    server = run_rounds(federation, server, 1, IOPFL(mixing=shares[:1]))
+    federation.fleet.memories["a"]["mixture"]["share"].fill_(shares[-1])
+    warned = []
+    federation.fleet.watch.warn = warned.append
+    share(federation, server, {"weights"}, **OPTIONS)
+    assert [text[:47] for text in warned] == ["no member takes anything of a model of its own "] * (shares[-1] == 0)
 
 
 def test_a_member_without_a_model_is_left_out_and_named(trained):
@@ -313,10 +326,33 @@ def test_a_finished_run_is_evaluated_with_what_members_share_then(config_file, d
     shared = json.loads((run / "summary.json").read_text())["shared"]
     assert shared["members"] == ["a", "b", "c"] and "best_member" in shared["for"] and shared["bytes_up"] > 0
     assert {row.model for row in Record(run).cases() if row.site == "u"} == {"best_member", "global"}
+    assert fedlit("evaluate", run, "prediction=[best_member]", "share_personal=true") == 0
+    again = json.loads((run / "summary.json").read_text())["shared"]
+    assert again == shared, "what the server has is not sent again"
     assert "Personal models shared" in (run / "report.html").read_text()
     assert fedlit("predict", run, image, "--out", tmp_path / "masks", "--model", "best_member") == 0
     assert fedlit("predict", run, image, "--out", tmp_path / "of_global", "--model", "global") == 0  # kept: the mean
     assert (tmp_path / "masks" / image.name).exists()
+
+
+def test_an_unseen_site_whose_pictures_have_changed_is_scored_by_those_it_has(config_file, tmp_path, capsys):
+    assert fedlit("run", config_file, "num_rounds=1") == 0
+    run, new = tmp_path / "run", tmp_path / "new"
+    new.mkdir()
+    write_manifest(new, {"v": (1, 1, 2)})
+    evaluate = ("evaluate", run, f"unseen_roots=[{new}]")
+    assert fedlit(*evaluate, "prediction=test_time_augmentation") == 0
+    lines = (new / "sites.csv").read_text().splitlines()
+    (new / "sites.csv").write_text("\n".join(lines[:-1]) + "\n")
+    capsys.readouterr()
+    assert fedlit(*evaluate, "prediction=global") == 0
+    told = "v had other cases when it was scored with test_time_augmentation: evaluate that again"
+    assert told in capsys.readouterr().out
+    cases = {model: {row.case for row in Record(run).cases() if (row.site, row.model) == ("v", model)}
+             for model in ("global", "test_time_augmentation")}  # fmt: skip
+    assert len(cases["global"]) == 3 and len(cases["test_time_augmentation"]) == 4
+    assert fedlit(*evaluate, "prediction=test_time_augmentation") == 0
+    assert "had other cases" not in capsys.readouterr().out
 
 
 def test_sites_that_the_training_never_knew_can_be_evaluated(config_file, tmp_path, capsys):

@@ -116,6 +116,9 @@ class Predictor(ABC):
     roles: ClassVar[tuple[str, ...]] = ("member", "unseen", "server")
     """Of the sites it is meant for."""
 
+    is_of_members: ClassVar[bool] = False
+    """It predicts with the members' own models alone, so that no global one need have been trained."""
+
     candidates: Mapping[str, Predictor] = MappingProxyType({})
     """The predictors among which it chooses by trials, by name."""
 
@@ -135,6 +138,10 @@ class Predictor(ABC):
     def remarks(self, learnt: Learnt, images: Unlabelled) -> Iterable[str]:
         """What one should know who predicts with such a network."""
         return ()
+
+    def choice(self, experts: Mapping[str, Expert]) -> str | None:
+        """What it has chosen for all sites by what members share, and why; None where it chooses nothing so."""
+        return None
 
     @abstractmethod
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:

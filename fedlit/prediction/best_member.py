@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,25 +24,34 @@ class BestMember(Predictor):
 
     is_final: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("unseen",)
+    is_of_members: ClassVar[bool] = True
     needs = ("weights", "scores")
 
-    def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
-        experts = own_models(learnt)
+    def choice(self, experts: Mapping[str, Expert]) -> str:
         dice = mean_dice(experts)
-        best = experts[dice.index(max(dice))]  # the first of equal ones
-        learnt.resident.load(personal(learnt, best).weights)
+        at_members = ", ".join(f"{name} {value:.4f}" for name, value in dice.items())
+        return f"{best_of(dice)}; mean Dice at the members: {at_members}"
+
+    def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
+        experts = {expert.client: expert for expert in own_models(learnt)}
+        learnt.resident.load(personal(learnt, experts[best_of(mean_dice(experts))]).weights)
         return learnt.network
 
 
-def mean_dice(experts: Sequence[Expert]) -> list[float]:
+def best_of(dice: Mapping[str, float]) -> str:
+    """The name of the largest; of equal ones the first."""
+    return max(sorted(dice), key=lambda name: dice[name])
+
+
+def mean_dice(experts: Mapping[str, Expert]) -> dict[str, float]:
     """Of each one's personal model, the mean over the members that have judged all of them.
 
     Raises:
         BadInput: there is none.
     """
-    by_all = sorted(set.intersection(*(judgements(expert) for expert in experts)))
+    by_all = sorted(set.intersection(*(judgements(expert) for expert in experts.values())))
     if not by_all:
         raise BadInput(
             "no member shares its validation Dice of every model, by which one is best: evaluate the run again"
         )
-    return [statistics.fmean(expert.scalars[name] for name in by_all) for expert in experts]
+    return {member: statistics.fmean(expert.scalars[name] for name in by_all) for member, expert in experts.items()}

@@ -81,6 +81,9 @@ class Chosen(Predictor):
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         return self.candidates[self.choose(learnt.experts).name].prepare(learnt, images)
 
+    def choice(self, experts: Mapping[str, Expert]) -> str:
+        return str(self.choose(experts))
+
     def choose(self, experts: Mapping[str, Expert]) -> Choice:
         """Which one is used.
 

@@ -19,6 +19,7 @@ class Ensemble(Predictor):
 
     is_final: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("unseen",)
+    is_of_members: ClassVar[bool] = True
     needs = ("weights",)
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:

@@ -18,6 +18,7 @@ class Personal(Predictor):
     """
 
     roles: ClassVar[tuple[str, ...]] = ("member",)
+    is_of_members: ClassVar[bool] = True
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         own = own_model(learnt.site, learnt.server, learnt.memory, kept=())

@@ -17,6 +17,7 @@ class UniformAverage(Predictor):
 
     is_final: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("unseen",)
+    is_of_members: ClassVar[bool] = True
     needs = ("weights",)
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
