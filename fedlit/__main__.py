@@ -136,7 +136,11 @@ def evaluate(run_dir: Path, overrides: Sequence[str]) -> None:
     fedlit evaluate runs/quickstart
     fedlit evaluate runs/quickstart prediction=personal
     """
-    commands().evaluate(checked(run_dir / "config.yaml", [*overrides, f"run_dir={run_dir}"]).require())
+    from fedlit.rundir import RunDirectory, refuse_of_training
+
+    file = RunDirectory(run_dir).config_file
+    refuse_of_training(overrides)
+    commands().evaluate(checked(file, [*overrides, f"run_dir={run_dir}"]).require())
 
 
 @cli.command()

@@ -147,6 +147,11 @@ def kept_name(directory: Path) -> str:
     return rounds[-1]
 
 
+def kept_round(directory: Path) -> int:
+    """The number of the round that `kept_name` names. Raises as that and `read_index` do."""
+    return read_index(directory / kept_name(directory))["server"]["header"]["round"]
+
+
 def seconds_per_picture(directory: Path) -> dict[str, float]:
     """By client, what an earlier part of the run has measured; nothing where there is none."""
     for path in sorted(directory.glob("round-*.json"), reverse=True):

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from fedlit.assembly import assemble
+from fedlit.checkpoint import kept_round
 from fedlit.data.reading import VOLUMES
 from fedlit.display import open_display
 from fedlit.errors import BadInput
@@ -77,8 +78,8 @@ def conduct(config: DictConfig, so_far: Callable[[Experiment], None]) -> None:
         if admission == "complete":
             if is_first:
                 print(
-                    f"already complete: {run_dir.path}; "
-                    f"raise num_rounds={config.num_rounds} to go on, or overwrite=true"
+                    f"already complete: {run_dir.path}; raise num_rounds={config.num_rounds} to go on, or "
+                    f"overwrite=true; further predictors are scored by fedlit evaluate {run_dir.path} prediction=[NAME]"
                 )
             return
         with open_display(config.name, config.num_rounds, is_shown=is_first) as display:
@@ -105,6 +106,11 @@ def evaluate(config: DictConfig) -> None:
         with open_display(config.name, config.num_rounds, is_shown=is_first) as display:
             if is_first:
                 display.log_to(run_dir / "log.txt")
+            if not run_dir.is_scored:
+                display.warn(
+                    f"this run is not finished: round {kept_round(run_dir / 'checkpoint')} of {config.num_rounds} is "
+                    "scored, the one kept so far; the command that began it goes on with it"
+                )
             scored = assemble(config, world, display).evaluate()
     if is_first:
         rows = Record(run_dir.path).metrics()

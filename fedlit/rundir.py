@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -14,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from fedlit.config import differences
 from fedlit.errors import BadInput
 from fedlit.files import write_atomically
+from fedlit.schema import our_name
+from fedlit.sources import words
 
 CONTENTS = ("config.yaml", "metrics.csv", "cases.csv", "patients.csv", "routing.csv", "summary.json", "provenance.json",
             "failure.txt", "report.html", "log.txt", "checkpoint", "experts", "pictures", "logs", "start",
@@ -27,6 +29,9 @@ PLACES = ("data.root", "data.cache_dir", "network.checkpoint", "network.trained"
 FREE = (*MACHINE, *PLACES, "num_rounds", "run_dir", "name", "resume", "overwrite", "loggers", "report", "prediction",
         "share_personal", "unseen_roots", "inspect_data")  # fmt: skip
 """Keys that may differ when a run goes on: they do not change what is computed. `num_rounds` may only grow."""
+
+OF_TRAINING = ("num_rounds", "run_dir", "name", "resume", "overwrite")
+"""Keys that say how the rounds are run and where; they mean nothing to what scores a run that is there."""
 
 DECIDED = ("precision", "channels_last")
 """Keys that the machine decides where they are `auto`."""
@@ -158,17 +163,32 @@ class RunDirectory:
         saved = OmegaConf.merge(config, of_the_command)
         write_atomically(self / "config.yaml", OmegaConf.to_yaml(saved))
 
-    def read_config(self) -> DictConfig:
-        """The resolved config of the run.
+    @property
+    def config_file(self) -> Path:
+        """Where the config of the run is.
 
         Raises:
             BadInput: there is none.
         """
         path = self / "config.yaml"
         if not path.is_file():
-            raise BadInput(f"{self.path} is no run directory: it has no config.yaml")
-        written: Any = OmegaConf.to_container(OmegaConf.load(path))
+            raise BadInput(
+                f"{self.path} is no run directory: it has no config.yaml; "
+                "give the folder that `fedlit run` wrote, such as runs/quickstart"
+            )
+        return path
+
+    def read_config(self) -> DictConfig:
+        """The resolved config of the run. Raises as `config_file` does."""
+        written: Any = OmegaConf.to_container(OmegaConf.load(self.config_file))
         return OmegaConf.create(written)
+
+
+def refuse_of_training(overrides: Iterable[str]) -> None:
+    """Raises BadInput where words for what scores a run are about its training."""
+    if found := [f"{key}={value}" for key, value in words(overrides).items() if our_name(key) in OF_TRAINING]:
+        listed = "\n  ".join(found)
+        raise BadInput(f"evaluate scores the run as it was trained and where it lies; it cannot take\n  {listed}")
 
 
 def changes(old: DictConfig, new: DictConfig, free: Collection[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -44,22 +45,27 @@ def further_sites(config: DictConfig, taken: Collection[str]) -> list[Site]:
     """The sites of `unseen_roots`, which the training never knew, read as those of the data are; all are unseen.
 
     Raises:
-        BadInput: a site has the name of another, or a folder cannot be read.
+        BadInput: a site has the name of another, a folder is given twice, or one cannot be read.
     """
-    names, further = set(taken), []
+    first, further = dict.fromkeys(taken, "have the data"), []
     if config.unseen_roots and "root" not in config.data:
         raise BadInput(
             f"unseen_roots={list(config.unseen_roots)} needs data that have a root, data=manifest; "
             f"{config.data._target_} has none"
         )
-    for root in config.unseen_roots:
+    folders = [Path(root).expanduser().resolve() for root in config.unseen_roots]
+    for place, (root, folder) in enumerate(zip(config.unseen_roots, folders, strict=True)):
         source: Manifest = build({**config.data, "root": root})
+        if not folder.is_dir():
+            raise BadInput(f"unseen_roots: {root} is no folder; give one that holds {source.file}")
+        if folder in folders[:place]:
+            raise BadInput(f"unseen_roots: {root} is given twice; leave one out")
         found = source.load_unseen()
-        if twice := sorted({site.name for site in found} & names):
+        if twice := sorted(site.name for site in found if site.name in first):
             raise BadInput(
-                f"unseen_roots: {root} has a site {twice[0]}, and so have the data; rename it in its manifest"
+                f"unseen_roots: {root} has a site {twice[0]}, and so {first[twice[0]]}; rename it in its manifest"
             )
-        names |= {site.name for site in found}
+        first |= {site.name: f"has {root}" for site in found}
         further += found
     return further
 

@@ -185,7 +185,8 @@ def compare(runs: Sequence[Path], out: Path, metric: str) -> None:
     """Set finished runs side by side: scores, paired tests, curves, costs, and who gains by joining.
 
     RUNS were scored on the same test cases. Rows are named by what differs in their configs, runs that differ in their
-    seed alone make one row, and the first run is the reference. With a run of algorithm=local the page says for every
+    seed alone make one row. The first run is the reference: for members by the model that it was judged by, for other
+    sites by its global model, or the first it recorded there. With a run of algorithm=local the page says for every
     hospital what joining brings it.
 
     \b

@@ -178,7 +178,10 @@ def test_an_exported_model_predicts_the_same(finished, tmp_path, capsys):
         (["run", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["run", "quickstart", "num_rounds"], "'num_rounds' is no key=value"),
         (["run", "quickstart", "lrr=1"], "lrr (command line): unknown key; did you mean lr?"),
-        (["evaluate", "nowhere"], "nowhere"),
+        (
+            ["evaluate", "nowhere"],
+            "nowhere is no run directory: it has no config.yaml; give the folder that `fedlit run`",
+        ),
         (["export", "nowhere", "out"], "is no run directory: it has no config.yaml"),
         (["predict", "nowhere", "--out", "x"], "Missing argument 'IMAGES"),
         (["fly"], "No such command 'fly'"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -177,7 +178,9 @@ def assert_it_goes_on_to_the_same_bits(whole, config_file, run_dir):
 def test_a_finished_run_is_not_run_again(whole, config_file, tmp_path, capsys):
     before = (whole / "metrics.csv").read_bytes()
     assert fedlit("run", config_file, f"run_dir={whole}") == 0
-    assert "already complete" in capsys.readouterr().out and (whole / "metrics.csv").read_bytes() == before
+    said = capsys.readouterr().out
+    assert "already complete" in said and (whole / "metrics.csv").read_bytes() == before
+    assert f"fedlit evaluate {whole} prediction=[NAME]" in said
 
 
 def test_a_finished_run_without_its_checkpoints_is_not_begun_anew(whole, config_file, capsys):
@@ -242,9 +245,19 @@ def test_overwriting_waits_until_the_new_run_can_begin(whole, config_file, tmp_p
     assert "overwrite: false" in (whole / "config.yaml").read_text()
 
 
+def test_evaluating_an_unfinished_run_says_so_and_which_round_it_scores(config_file, tmp_path, capsys):
+    is_killed_in_round_three(config_file)
+    assert fedlit("evaluate", tmp_path / "run") == 0
+    (said,) = re.findall(r"not finished: round (\d) of 4 is scored", (tmp_path / "run" / "log.txt").read_text())
+    tested = {row["round"] for row in rows(tmp_path / "run" / "metrics.csv") if row["split"] == "test"}
+    assert tested == {said}
+
+
 def test_evaluate_cannot_change_what_was_trained(whole, capsys):
     assert fedlit("evaluate", whole, "unseen_sites=[a]") == 2
     assert "unseen_sites" in capsys.readouterr().err
+    assert fedlit("evaluate", whole, "comm_round=7", "run_dir=elsewhere") == 2
+    assert "it cannot take\n  comm_round=7\n  run_dir=elsewhere\n" in capsys.readouterr().err
     assert fedlit("evaluate", whole, "report.pictures=false") == 0
     assert not (whole / "pictures").exists() and "<img" not in (whole / "report.html").read_text()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -377,3 +378,13 @@ def test_sites_that_the_training_never_knew_can_be_evaluated(config_file, tmp_pa
     capsys.readouterr()
     assert fedlit("evaluate", tmp_path / "run", f"unseen_roots=[{tmp_path / 'clash'}]") == 2
     assert "has a site a, and so have the data" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "new", tmp_path / "copy")
+    for roots, message in (
+        (["absent"], "unseen_roots: {absent} is no folder; give one that holds sites.csv"),
+        (["new", "new"], "unseen_roots: {new} is given twice"),
+        (["new", "copy"], "unseen_roots: {copy} has a site v, and so has {new}"),
+    ):
+        paths = {name: tmp_path / name for name in roots}
+        given = ",".join(str(paths[name]) for name in roots)
+        assert fedlit("evaluate", tmp_path / "run", f"unseen_roots=[{given}]") == 2
+        assert message.format(**paths) in capsys.readouterr().err

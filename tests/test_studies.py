@@ -170,6 +170,40 @@ def test_what_makes_no_grid_is_refused_before_any_run(file, data, tmp_path, aske
     assert message in str(raised.value) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("row", "scores", "message"),
+    [
+        (
+            "{config: discs.yaml, set: [algorithm=local], model: personal}",
+            "unseen",
+            "methods.odd.model: personal is for member sites, and the study has scores: unseen; "
+            "this run has no model that is; prediction=[best_member] with share_personal=true adds one",
+        ),
+        (
+            "{config: discs.yaml, set: [algorithm=iopfl], model: personal}",
+            "unseen",
+            "methods.odd.model: personal is for member sites, and the study has scores: unseen; allowed are global",
+        ),
+        (
+            "{config: discs.yaml, set: [algorithm=local]}",
+            "unseen",
+            "methods.odd.model: is not set, and personal of this run is not for unseen sites; this run has no model",
+        ),
+        (
+            "{config: discs.yaml, set: ['prediction=[adabn]'], model: adabn}",
+            "members",
+            "methods.odd.model: adabn is for unseen sites, and the study has scores: members; allowed are global",
+        ),
+    ],
+)
+def test_a_row_whose_model_is_not_for_the_sites_of_the_study_is_refused(file, data, tmp_path, row, scores, message):
+    path = file.with_name("odd.yaml")
+    path.write_text(STUDY.replace("scores: unseen", f"scores: {scores}") + f"  odd: {row}\n")
+    with pytest.raises(BadInput) as raised:
+        plan(path, tmp_path / "out", data)
+    assert message in str(raised.value) and str(raised.value).count("methods.") == 1
+
+
 def test_data_without_a_manifest_are_refused(file, tmp_path):
     with pytest.raises(BadInput, match=r"sites\.csv does not exist"):
         plan(file, tmp_path / "out", tmp_path)

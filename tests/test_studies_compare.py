@@ -51,6 +51,19 @@ def test_rows_are_named_by_what_differs_and_seeds_make_one(runs):
     assert table.lines[2].values["site", "a"].is_best, "a row of one seed is as whole as it was meant to be"
 
 
+@pytest.mark.parametrize(
+    ("models", "reference"), [(("tent", "global", "adabn"), "global"), (("tent", "adabn"), "tent")]
+)
+def test_at_other_sites_the_first_runs_global_model_is_the_reference_else_its_first(tmp_path, models, reference):
+    scores = {("a", "personal"): ALONE, **{("u", model): ALONE for model in models}}
+    runs = [
+        finished_run(tmp_path / name, scores, model="personal", unseen_sites=["u"], algorithm=algorithm)
+        for name, algorithm in (("iopfl", IOPFL), ("local", LOCAL))
+    ]
+    members, others = compare(runs, "dice").tables
+    assert members.design.reference == "IOPFL, personal" and others.design.reference == f"IOPFL, {reference}"
+
+
 def test_arguments_of_other_components_name_nothing_unless_they_must():
     prox = {"algorithm._target_": "fedlit.algorithms.FedProx", "algorithm.mu": 0.1, "lr": 0.1}
     avg = {"algorithm._target_": "fedlit.algorithms.FedAvg", "lr": 0.1}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from fedlit.assembly import predictors
 from fedlit.config import Checked, build, load
 from fedlit.errors import BadInput
 from fedlit.names import suggestion
+from fedlit.prediction import Predictor
 from fedlit.schema import our_name
 from fedlit.studies.study import Method, Study, word_problems
 from fedlit.sweep import folder, members
+
+ROLES = {"unseen": "unseen", "members": "member"}
+"""Of the sites that are meant by a study's `scores`."""
 
 
 @dataclass(frozen=True)
@@ -134,15 +139,38 @@ def refuse_without_scores(study: Study, runs: Iterable[tuple[Sequence[Method], C
                 f"methods.{methods[0].name}: metrics.test does not hold {', '.join(missing)}; "
                 f"add metrics.test=[{','.join([*scored, *missing])}]"
             )
-        models = dict.fromkeys([*build(config.algorithm).models, *config.prediction])
-        for method in methods:
-            if method.model is not None and method.model not in models:
-                problems.append(
-                    f"methods.{method.name}.model: this run has no {method.model}{suggestion(method.model, models)}; "
-                    f"prediction={method.model} adds one"
-                )
+        makers = predictors(config)
+        models = {name: makers[name]() for name in (*build(config.algorithm).models, *config.prediction)}
+        problems += [text for method in methods for text in _model_problems(method, models, study.scores)]
     if problems:
         raise BadInput("\n  ".join([f"study {study.name}:", *problems]))
+
+
+def _model_problems(method: Method, models: Mapping[str, Predictor], scores: str) -> list[str]:
+    """Why the model of a method has no scores of the sites that a study is about.
+
+    Args:
+        models: those that its run has, by name.
+        scores: as a study has it.
+    """
+    where = f"methods.{method.name}"
+    if method.model is not None and method.model not in models:
+        return [
+            f"{where}.model: this run has no {method.model}{suggestion(method.model, models)}; "
+            f"prediction={method.model} adds one"
+        ]
+    role = ROLES[scores]
+    allowed = [name for name, each in models.items() if role in each.roles]
+    usual = [name for name in allowed if not models[name].is_final]  # without `model` it is the first of these
+    if method.model in allowed or (method.model is None and usual):
+        return []
+    way_out = f"allowed are {', '.join(allowed)}"
+    if not allowed:
+        way_out = "this run has no model that is; prediction=[best_member] with share_personal=true adds one"
+    if method.model is None:
+        return [f"{where}.model: is not set, and {', '.join(models)} of this run is not for {role} sites; {way_out}"]
+    meant = " and ".join(models[method.model].roles)
+    return [f"{where}.model: {method.model} is for {meant} sites, and the study has scores: {scores}; {way_out}"]
 
 
 def folds_of(asked: Asked, words: Sequence[str]) -> tuple[str | None, ...]:

@@ -35,9 +35,9 @@ class Group:
 
     @property
     def models(self) -> list[str]:
-        """All that were scored, the one the runs were judged by first."""
+        """All that were scored, the one the runs were judged by first, the others as they are recorded."""
         there = dict.fromkeys([self.results[0].model])
-        return list(there | dict.fromkeys(model for result in self.results for _, model, _ in sorted(result.cases)))
+        return list(there | dict.fromkeys(model for result in self.results for _, model, _ in result.cases))
 
     def row(self, model: str, name: str) -> Row:
         """Its runs are numbered: a case is its mean over all of them, seeds need not be those of other groups."""
@@ -51,8 +51,8 @@ class Comparison:
 
     Args:
         members, others: sites that members are in every run, and further ones that several runs scored.
-        rows: one for every group and model, the reference first.
-        tables: of the members, and of the others where there are some.
+        rows: one for every group and model, the members' reference first.
+        tables: of the members, and of the others where there are some, see `reference_of`.
     """
 
     groups: tuple[Group, ...]
@@ -63,7 +63,7 @@ class Comparison:
 
 
 def compare(paths: Sequence[Path], metric: str) -> Comparison:
-    """Read runs and set them side by side; the first one's model is the reference.
+    """Read runs and set them side by side; a model of the first one is the reference, see `reference_of`.
 
     Args:
         metric: without its unit.
@@ -94,9 +94,16 @@ def compare(paths: Sequence[Path], metric: str) -> Comparison:
     for sites in (members, others):
         if sites and (with_scores := [row for row in rows if has_scores(row, sites, metric)]):
             seeds = tuple(range(max(len(row.results) for row in with_scores)))
-            design = Design((None,), seeds, "members", sites, with_scores[0].name)
+            design = Design((None,), seeds, "members", sites, reference_of(with_scores, of_members=sites is members))
             tables.append(scored(with_scores, design, metric))
     return Comparison(tuple(groups), tuple(rows), members, others, tuple(tables))
+
+
+def reference_of(rows: Sequence[Row], *, of_members: bool) -> str:
+    """The first row, of the model that its runs were judged by; at other sites rather the same runs' global model."""
+    first = rows[0]
+    has_global = (row for row in rows if row.results == first.results and row.model == "global" and not of_members)
+    return next(has_global, first).name
 
 
 def has_scores(row: Row, sites: Sequence[str], metric: str) -> bool:
