@@ -21,6 +21,7 @@ from fedlit.report.pictures import outline
 from fedlit.report.plots import draw_boxes, draw_curves
 from fedlit.report.reading import read_run
 from fedlit.report.svg import NARROW, WIDE
+from fedlit.report.tables import predictor_table, site_table
 from fedlit.summary import site_metrics, summarise
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -150,6 +151,41 @@ def test_an_unfinished_run_shows_its_newest_validation_scores(tmp_path):
     assert "The run is not finished: these are the val scores of round 4." in page.text
     assert "The worst site is hk with a Dice of 0.525" in page.text
     assert read_run(tmp_path).sites["hk"]["dice"]["num_cases"] == 3
+
+
+def add_site(run: Path, site: str, level: float, *, model: str) -> None:
+    """What `fedlit evaluate` records of a hospital that the run has never met."""
+    cases = [CaseRow(4, site, f"case {index}", model, "test", "lung", "dice", level) for index in range(5)]
+    Record(run).add(site_metrics(cases, {site: "unseen"}), cases)
+
+
+def test_a_site_that_was_scored_after_the_run_is_shown_as_the_others_are(tmp_path):
+    run = make_run(tmp_path, ["hk", "mg", "oslo", "bern"], models=("global", "tent"))
+    summary = (run / "summary.json").read_text()
+    add_site(run, "perth", 0.3, model="global")
+    add_site(run, "lima", 0.2, model="tent")
+    page = Page(write_report(run))
+    assert "the worst unseen site, perth, has 0.300" in page.text
+    found = read_run(run)
+    assert list(found.sites) == ["perth", "hk", "mg", "oslo", "bern", "lima"], "the worst first, blank ones last"
+    assert found.summary["unseen_mean_dice"] == pytest.approx((0.3 + 0.845) / 2), "of those that global has scored"
+    assert found.sites["perth"]["dice"]["num_cases"] == 5 and found.sites["lima"] == {"role": "unseen"}
+    (place,) = draw_boxes(found, WIDE).axes
+    assert place.get_yticklabels()[0].get_text() == "perth"
+    assert [row["num_cases"] for row in site_table(found)["rows"]] == [5, 5, 5, 5, 5, "–"]
+    rows = predictor_table(found)["rows"]
+    assert rows["perth"] == [("0.300", True), ("–", False)] and rows["lima"] == [("–", False), ("0.200", True)]
+    assert (run / "summary.json").read_text() == summary, "what the run said of itself stays"
+
+
+def test_unseen_sites_of_members_that_only_have_models_of_their_own_are_shown_by_who_scored_most_of_them(tmp_path):
+    run = make_run(tmp_path, ["hk"], models=("personal",))
+    add_site(run, "perth", 0.3, model="ensemble")
+    for site in ("perth", "lima"):
+        add_site(run, site, 0.4, model="routing")
+    page = Page(write_report(run))
+    assert "model personal (routing at sites that never trained)" in page.text
+    assert "the worst unseen site, lima, has 0.400" in page.text and "0.300" in page.text
 
 
 def test_damage_is_named(tmp_path):

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from fedlit.files import write_atomically
-from fedlit.report.mixtures import draw_mixture, mixture_models
+from fedlit.report.mixtures import draw_mixture, mixture_models, starts_at_global
 from fedlit.report.pictures import read_pictures
 from fedlit.report.plots import draw_boxes, draw_curves
 from fedlit.report.reading import notices, read_run
@@ -34,8 +34,8 @@ def write_report(run_dir: str | Path) -> Path:
         boxes=drawings("boxes", lambda width: draw_boxes(run, width)),
         pictures=pictures,
         mixtures=[
-            (model, drawings(f"mixture-{place}", partial(draw_mixture, gates)))
-            for place, (model, gates) in enumerate(sorted(mixture_models(run).items()))
+            (model, drawings(f"mixture-{place}", partial(draw_mixture, gates)), starts_at_global(gates))
+            for place, (model, gates) in enumerate(mixture_models(run).items())
         ],
     )
     path = run_dir / "report.html"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedlit.errors import BadInput
+from fedlit.patients import Patients, read_patients
 from fedlit.provenance import anonymous, is_secret, masked
 from fedlit.record import CaseRow, GateRow, MetricRow, Record
 from fedlit.summary import summarise
@@ -39,11 +41,14 @@ class Run:
 def read_run(run_dir: Path) -> Run:
     summary = _load(run_dir / "summary.json", json.loads)
     rows = list(Record(run_dir).metrics())
-    if not summary.get("sites"):
+    is_finished = bool(summary.get("sites"))
+    if not is_finished:
         summary = {**_so_far(rows), **summary}
     where = summary.get("round", summary.get("kept_round")), summary.get("split", "test")
     cases = [row for row in Record(run_dir).cases() if (row.round, row.split) == where]
     gates = [row for row in Record(run_dir).gates() if (row.round, row.split) == where]
+    if is_finished:
+        summary = _with_further_sites(summary, rows, cases, read_patients(run_dir))
     config = _load(run_dir / "config.yaml", _read_yaml)
     name = str(summary.get("name") or config.get("name") or run_dir.resolve().name)
     provenance = _flat(_load(run_dir / "provenance.json", json.loads))
@@ -98,6 +103,30 @@ def _so_far(rows: Sequence[MetricRow]) -> dict[str, Any]:
     for row in here:
         summary["sites"][row.site][row.metric]["num_cases"] = row.num_cases
     return summary | {"unfinished": True}
+
+
+def _with_further_sites(
+    summary: dict[str, Any], rows: Sequence[MetricRow], cases: Sequence[CaseRow], patients: Patients | None
+) -> dict[str, Any]:
+    """The summary, and in it the sites that only the record has: scored later, or by no predictor that it shows.
+
+    They are shown by the predictor that the summary has for sites that never trained. Where it has none, that is the
+    one that scored most of them. A site that it did not score has a role and no number.
+    """
+    known, where = summary["sites"], {name: summary[name] for name in ("round", "split", "model")}
+    here = [row for row in rows if (row.round, row.split, row.metric) == (where["round"], where["split"], "dice")]
+    further = {row.site: row.role for row in here if row.site not in known}
+    if not further:
+        return summary
+    elsewhere = summary.get("model_elsewhere")
+    if elsewhere is None and all(scores["role"] == "member" for scores in known.values()):
+        num_scored = Counter(row.model for row in here if row.site in further)
+        elsewhere = where["model"] if where["model"] in num_scored else num_scored.most_common(1)[0][0]
+    found = summarise(cases, rows, **where, elsewhere=elsewhere, patients=patients)
+    told = {name: value for name, value in found.items() if name.startswith("unseen_") or name == "model_elsewhere"}
+    sites = found["sites"] | known
+    blank = {site: {"role": role} for site, role in further.items() if site not in sites}
+    return {**summary, **told, "sites": sites | blank}
 
 
 def notices(summary: Mapping[str, Any]) -> list[str]:

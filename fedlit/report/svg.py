@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from fedlit.provenance import printable
@@ -62,3 +63,27 @@ def short(name: str, limit: int) -> str:
     """A name of at most so many letters."""
     name = printable(name)
     return name if len(name) <= limit else f"{name[: limit - 1]}…"
+
+
+def short_apart(names: Sequence[str], limit: int) -> list[str]:
+    """Names of at most so many letters each, without the folder they share; what differs is cut last."""
+    names = [printable(name) for name in names]
+    folder = names[0].rfind("/", 0, _num_alike(names)) + 1
+    names = [name[folder:] for name in names]
+    begin, end = _num_alike(names), _num_alike([name[::-1] for name in names])
+    return [_cut(name, limit, begin, end) for name in names]
+
+
+def _num_alike(names: Sequence[str]) -> int:
+    """How many letters all begin with."""
+    return sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False)))
+
+
+def _cut(name: str, limit: int, begin: int, end: int) -> str:
+    """At most `limit` letters: of the first `begin` goes what must, then the last `end`, then the middle."""
+    if len(name) > limit and begin:
+        name = f"…{name[min(len(name) - limit + 1, begin) :]}"
+    if len(name) > limit and end:
+        name = f"{name[:-end]}…"
+    half = (limit - 1) // 2
+    return name if len(name) <= limit else f"{name[: limit - 1 - half]}…{name[-half:]}"

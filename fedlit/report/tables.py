@@ -26,11 +26,11 @@ def site_table(run: Run) -> dict[str, Any]:
         rows.append({
             "site": site,
             "role": scores["role"],
-            "num_cases": dice.get("num_cases", 0),
+            "num_cases": dice.get("num_cases", "–"),
             "dice": format_number(dice.get("mean"), "dice"),
             "interval": "–" if low is None or high is None else f"{low:.3f} – {high:.3f}",
             "others": [format_number(scores.get(name, {}).get("mean"), name) for name in metrics],
-            "num_excluded": max((spread.get("num_excluded", 0) for spread in spreads), default=0),
+            "num_excluded": max((spread.get("num_excluded", 0) for spread in spreads), default="–"),
         })  # fmt: skip
     return {"metrics": [metric_name(name) for name in metrics], "rows": rows}
 
