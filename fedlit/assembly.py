@@ -140,9 +140,9 @@ def beginning(
     return Beginning(start, server_site, tuple(classes), alone, world, run_dir, config.seed, display)
 
 
-def predictors(config: DictConfig) -> dict[str, Callable[[], Predictor]]:
-    """By name, what makes a predictor: the two that every run has, and the config's, which may take their place."""
-    own = {name: partial(build, node) for name, node in config.prediction.items()}
+def predictors(named: DictConfig) -> dict[str, Callable[[], Predictor]]:
+    """By name, what makes a predictor: the two that every run has, and a config's, which may take their place."""
+    own = {str(name): partial(build, node) for name, node in named.items()}
     return {"global": Global, "personal": Personal, **own}
 
 
@@ -152,7 +152,7 @@ def chosen_predictors(config: DictConfig, algorithm: Algorithm) -> dict[str, Pre
     Raises:
         BadInput: personal models are asked for, and the algorithm makes none.
     """
-    makers = predictors(config)
+    makers = predictors(config.prediction)
     chosen = {name: makers[name]() for name in (*algorithm.models, *config.prediction)}
     for name, predictor in chosen.items():
         if isinstance(predictor, Personal) and "personal" not in algorithm.models:

@@ -18,7 +18,7 @@ from fedlit.display import open_display
 from fedlit.errors import BadInput
 from fedlit.experiment import Experiment
 from fedlit.files import write_json
-from fedlit.finished import open_model
+from fedlit.finished import check_names, open_model
 from fedlit.fleet import World
 from fedlit.losses import masks
 from fedlit.machine import resolve, start
@@ -103,6 +103,7 @@ def evaluate(config: DictConfig) -> None:
         world.on_first(run_dir.lock)
         if problems := changes(run_dir.read_config(), config, (*FREE, "metrics")):
             raise BadInput(f"evaluate scores the run as it was trained; it cannot change\n  {problems}")
+        check_names(run_dir, config.prediction)
         with open_display(config.name, config.num_rounds, is_shown=is_first) as display:
             if is_first:
                 display.log_to(run_dir / "log.txt")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fedlit.algorithms import Algorithm
 from fedlit.beginning import Beginning
@@ -130,8 +130,10 @@ class Experiment:
                 names = ", ".join(models)
                 self.display.warn(f"{site} had other cases when it was scored with {names}: evaluate that again")
             write_patients(self.run_dir.path, self.federation.sites)
-            if shared is not None and path.exists():
-                write_json(path, json.loads(path.read_text()) | {"shared": shared})
+            if path.exists():
+                scored: Any = OmegaConf.to_container(self.config.prediction)
+                evaluated = {**summary.get("evaluated", {}), **scored}
+                write_json(path, summary | {"shared": shared, "evaluated": evaluated})
             write_report(self.run_dir.path)
         return state.server.round
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from fedlit.algorithms import Algorithm
 from fedlit.assembly import predictors
 from fedlit.checkpoint import kept_name, read_state
-from fedlit.config import build, shipped
+from fedlit.config import build, differences, shipped
 from fedlit.data.given import as_pictures, common_size, prepared_images, shape_of
 from fedlit.data.pictures import in_batches
 from fedlit.data.reading import Picture, read_image
@@ -78,7 +79,7 @@ def open_model(
     source: Manifest = build(config.data)
     algorithm: Algorithm = build(config.algorithm)
     name = model or algorithm.models[0]
-    predictor = named_predictor(config, name)
+    predictor = named_predictor(directory, name)
     checkpoints = directory / "checkpoint"
     state = read_state(checkpoints, kept_name(checkpoints), lambda client: client == site)
     if site is not None:
@@ -164,13 +165,33 @@ def shared_experts(
     return experts
 
 
-def named_predictor(config: DictConfig, name: str) -> Predictor:
+def scored_with(directory: RunDirectory) -> DictConfig:
+    """By name, the settings of the predictors that a run was scored with, when it was made or since."""
+    summary = directory / "summary.json"
+    since = json.loads(summary.read_text()).get("evaluated", {}) if summary.exists() else {}
+    own: Any = OmegaConf.to_container(directory.read_config().prediction)
+    return OmegaConf.create({**own, **since})
+
+
+def check_names(directory: RunDirectory, asked: DictConfig) -> None:
+    """Raises BadInput where a predictor is another than that of its name that the run was scored with."""
+    known = scored_with(directory)
+    for name, node in ((str(name), node) for name, node in asked.items()):
+        if name in known and build(node) != build(known[name]):
+            changed = "\n  ".join(differences(known[name], node))
+            raise BadInput(
+                f"prediction.{name} is not what {directory.path} was scored with under this name:\n  {changed}\n"
+                f"give it a name of its own, prediction={{my_{name}: {{_target_: {node['_target_']}, ...}}}}"
+            )
+
+
+def named_predictor(directory: RunDirectory, name: str) -> Predictor:
     """The run's own of this name, else the shipped one.
 
     Raises:
         BadInput: there is neither.
     """
-    makers = predictors(config)
+    makers = predictors(scored_with(directory))
     if name in makers:
         return makers[name]()
     files = {path.stem: path for path in shipped("prediction/global").parent.glob("*.yaml")}

@@ -356,6 +356,24 @@ def test_an_unseen_site_whose_pictures_have_changed_is_scored_by_those_it_has(co
     assert "had other cases" not in capsys.readouterr().out
 
 
+def test_a_name_means_one_predictor_in_a_run(config_file, disc_data, tmp_path, capsys):
+    assert fedlit("run", config_file, "num_rounds=1", "prediction=[tent]") == 0
+    run = tmp_path / "run"
+    before = [*Record(run).cases()]
+    for name in ("tent", "sar"):
+        assert fedlit("evaluate", run, f"prediction=[{name}]") == 0
+        capsys.readouterr()
+        assert fedlit("evaluate", run, f"prediction=[{name}]", f"prediction.{name}.adaptation.lr=0.5") == 2
+        told = capsys.readouterr().err
+        assert f"prediction.{name} is not what {run} was scored with under this name:\n" in told
+        assert f"prediction={{my_{name}: {{_target_: fedlit.prediction.{name.upper()}, ...}}}}" in told
+    assert {row for row in Record(run).cases() if row.model != "sar"} == set(before)
+    fast = "{_target_: fedlit.prediction.TENT, adaptation: {_target_: fedlit.prediction.Adaptation, lr: 0.5}}"
+    assert fedlit("evaluate", run, f"prediction={{fast: {fast}}}") == 0
+    image = next(disc_data.glob("u_*.png"))
+    assert fedlit("predict", run, image, "--out", tmp_path / "masks", "--model", "fast") == 0, "it is remembered"
+
+
 def test_sites_that_the_training_never_knew_can_be_evaluated(config_file, tmp_path, capsys):
     assert fedlit("run", config_file, "num_rounds=1") == 0
     for name in ("new", "clash"):
