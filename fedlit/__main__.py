@@ -243,7 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
-    sys.exit(guarded(lambda: cli(arguments, prog_name="fedlit", standalone_mode=False), debug))
+    command = arguments[0] if arguments else ""
+    sys.exit(guarded(lambda: cli(arguments, prog_name="fedlit", standalone_mode=False), command, debug))
 
 
 if __name__ == "__main__":

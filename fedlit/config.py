@@ -104,6 +104,11 @@ def check(loaded: Loaded) -> Checked:
     remarks += [
         f"metrics.{key}: {name} is called {FORMERLY[name]} now" for key, name in _metrics(values) if name in FORMERLY
     ]
+    if values["share_personal"] is True and not _has_personal(made, values):
+        name = type(made["algorithm"]).__name__
+        remarks.append(
+            f"share_personal=true does nothing: {name} makes no personal models, and members keep no entries"
+        )
     for key in unset:
         group = key.partition(".")[0]
         remarks.append(f"{key} is not set: {'pictures' if group == 'data' else group} not checked")
@@ -141,20 +146,24 @@ def _unshared(made: Mapping[str, Any], values: Mapping[str, Any]) -> list[Proble
     needing = [
         key for key, component in made.items() if key.startswith("prediction.") and len(getattr(component, "needs", ()))
     ]
-    models = getattr(made.get("algorithm"), "models", ("personal",))
-    keeps: bool = getattr(made.get("algorithm"), "keeps_local", False)
-    has_personal = "personal" in models or keeps or values["keep_local"] or values["buffers"] == "local"
     problems = []
     for key in needing:
         what = f"{key.partition('.')[2]} needs the members' personal models"
         if values["share_personal"] is not True:
             text = f"{what}; set share_personal=true, and each member sends its own once, after the kept round"
             problems.append(Problem(key, text))
-        if not has_personal:
+        if not _has_personal(made, values):
             name = type(made["algorithm"]).__name__
             text = f"{what}, and {name} makes none; use an algorithm that does, such as algorithm=iopfl"
             problems.append(Problem(key, text))
     return problems
+
+
+def _has_personal(made: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Members have models of their own, or entries of the common one that they keep."""
+    models = getattr(made.get("algorithm"), "models", ("personal",))
+    keeps: bool = getattr(made.get("algorithm"), "keeps_local", False)
+    return "personal" in models or keeps or bool(values["keep_local"]) or values["buffers"] == "local"
 
 
 def _unsendable(made: Mapping[str, Any], values: Mapping[str, Any]) -> list[Problem]:

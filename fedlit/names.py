@@ -60,9 +60,14 @@ def suggestion(key: str, known: Iterable[str]) -> str:
     if key in CONVERSIONS:
         return f"; {CONVERSIONS[key]}"
     known = sorted(map(str, known))
-    if close := get_close_matches(str(key), known, n=1):
-        return f"; did you mean {close[0]}?"
+    if close := closest(key, known):
+        return f"; did you mean {close}?"
     return f"; allowed are {', '.join(known) or 'none'}" if len(known) <= 15 else ""
+
+
+def closest(key: str, known: Iterable[str]) -> str:
+    """The known name that is most like it; empty where none is."""
+    return next(iter(get_close_matches(str(key), known, n=1)), "")
 
 
 def as_list(value: str) -> str:

@@ -13,11 +13,18 @@ from fedlit.errors import BadInput, ClientFailed, ProcessLost, Stopped
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 failed, 2 bad input, 75 saved and to be run again, 130 Ctrl-C (saved)."""
 
-SAVED = "the rounds that were complete are saved: run the same command to go on (without overwrite=true)"
+ROUNDS = "the rounds that were complete are saved: run the same command to go on (without overwrite=true)"
+LEFT = {
+    **dict.fromkeys(("run", "warm-start", "reproduce"), ROUNDS),
+    "evaluate": "models that were scored whole are recorded: run the same command again for the others and the report",
+    "pretrain-teacher": "all but its last minutes is saved: run the same command to go on",
+}
+"""What a command that was stopped leaves, and how to go on; others leave nothing that one need know of."""
 
 
-def guarded(function: Callable[[], None], debug: bool) -> int:
+def guarded(function: Callable[[], None], command: str, debug: bool) -> int:
     """The exit code of a command, its error said in words; with `debug` errors keep their traceback."""
+    left = f"; {LEFT[command]}" if command in LEFT else ""
     try:
         function()
         return 0
@@ -27,16 +34,16 @@ def guarded(function: Callable[[], None], debug: bool) -> int:
         error.show()
         return 2
     except (KeyboardInterrupt, click.Abort):
-        say(f"\nstopped by Ctrl-C; {SAVED}")
+        say(f"\nstopped by Ctrl-C{left}")
         return 130
     except Stopped as stop:
-        say(f"{stop}; {SAVED}")
+        say(f"{stop}{left}")
         return 75
     except Exception as error:
         if debug:
             traceback.print_exc()
         if isinstance(error, ProcessLost):
-            click.echo(f"error: {error}; {SAVED}", err=True)  # by every process: the first may be the one that is lost
+            click.echo(f"error: {error}{left}", err=True)  # by every process: the first may be the one that is lost
             return 1
         if isinstance(error, BadInput | ClientFailed):
             say(f"error: {error}")

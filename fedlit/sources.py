@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.errors import BadInput
-from fedlit.names import BUFFERS
+from fedlit.names import BUFFERS, closest
 from fedlit.schema import EXCLUSIVE, GROUPS, INNER_GROUPS, NAMED_GROUPS, Problem, our_name
 
 COMMAND_LINE = "command line"
@@ -41,8 +41,10 @@ def shipped(name: str | Path) -> Path:
     if bare in files or f"base/{bare}" in files:
         return files.get(bare) or files[f"base/{bare}"]
     group = bare.rpartition("/")[0] if (root / bare).parent.is_dir() else ""
-    names = ", ".join(each.rpartition("/")[2] for each in files if each.rpartition("/")[0] == group)
-    raise BadInput(f"{name}: no such file, and fedlit ships none of that name; it ships {names}")
+    names = [each.rpartition("/")[2] for each in files if each.rpartition("/")[0] == group]
+    close = closest(bare.rpartition("/")[2], names)
+    meant = f"did you mean {close}? " if close else ""
+    raise BadInput(f"{name}: no such file, and fedlit ships none of that name; {meant}it ships {', '.join(names)}")
 
 
 def with_included(file: Path, above: tuple[Path, ...] = ()) -> Iterator[Layer]:
@@ -141,7 +143,7 @@ class Reading:
             try:
                 self._assign(key, values[key], layer)
             except BadInput as error:
-                self.problems.append(Problem(key, str(error)))
+                self.problems.append(Problem(key, str(error), layer.origin))
 
     def _renamed(self, layer: Layer) -> dict[str, Any]:
         renamed: dict[str, Any] = {}

@@ -182,6 +182,7 @@ def test_an_exported_model_predicts_the_same(finished, tmp_path, capsys):
             ["evaluate", "nowhere"],
             "nowhere is no run directory: it has no config.yaml; give the folder that `fedlit run`",
         ),
+        (["run", "quickstart", "prediction=[routingg]"], "none of that name; did you mean routing? it ships adabn, "),
         (["export", "nowhere", "out"], "is no run directory: it has no config.yaml"),
         (["predict", "nowhere", "--out", "x"], "Missing argument 'IMAGES"),
         (["fly"], "No such command 'fly'"),

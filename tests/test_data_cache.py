@@ -103,6 +103,13 @@ def test_problems_name_their_rows_and_leave_no_pack(pictures, tmp_path):
     assert not [path for path in (tmp_path / "cache/packs").iterdir() if path.suffix != ".lock"]
 
 
+def test_problems_come_in_the_order_of_the_rows(pictures, tmp_path):
+    for each in pictures.values():
+        each.image.write_bytes(b"no picture")
+    _, _, problems = packed(pictures, BINARY, cache=tmp_path / "cache")
+    assert [problem.partition(":")[0] for problem in problems] == [f"sites.csv line {line}" for line in range(2, 8)]
+
+
 def test_wide_and_narrow_pictures_share_a_pack_without_loss(pictures, tmp_path):
     key = max(pictures)  # the last one decoded
     Image.fromarray(np.random.default_rng(0).integers(0, 65536, (16, 16), np.uint16)).save(pictures[key].image)

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from fedlit.client import Client
+from fedlit.federation import Federation
 from tests.conftest import fedlit, write_config, write_manifest
 
 
@@ -253,11 +254,29 @@ def test_evaluating_an_unfinished_run_says_so_and_which_round_it_scores(config_f
     assert tested == {said}
 
 
+def test_what_is_stopped_says_what_it_leaves(whole, monkeypatch, capsys):
+    """Rounds are said to be saved where there are some alone."""
+
+    def stopped(*words, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Federation, "score", stopped)
+    assert fedlit("evaluate", whole) == 130
+    said = capsys.readouterr().err
+    assert "stopped by Ctrl-C; models that were scored whole are recorded" in said and "rounds" not in said
+    monkeypatch.setattr("fedlit.collect.collect", stopped)
+    assert fedlit("collect", whole) == 130
+    assert capsys.readouterr().err.strip() == "stopped by Ctrl-C"
+
+
 def test_evaluate_cannot_change_what_was_trained(whole, capsys):
     assert fedlit("evaluate", whole, "unseen_sites=[a]") == 2
     assert "unseen_sites" in capsys.readouterr().err
     assert fedlit("evaluate", whole, "comm_round=7", "run_dir=elsewhere") == 2
     assert "it cannot take\n  comm_round=7\n  run_dir=elsewhere\n" in capsys.readouterr().err
+    assert fedlit("evaluate", whole, "prediction=[routingg]") == 2
+    message = capsys.readouterr().err
+    assert message.endswith("(command line)\n") and f"({whole / 'config.yaml'})" not in message
     assert fedlit("evaluate", whole, "report.pictures=false") == 0
     assert not (whole / "pictures").exists() and "<img" not in (whole / "report.html").read_text()
 

@@ -315,6 +315,14 @@ def test_sharing_is_refused_unless_the_config_allows_it(config_file, capsys):
     assert fedlit("check", config_file, PREDICT, "share_personal=true", "keep_local=['*norm*']") == 0
 
 
+def test_sharing_of_what_nobody_has_is_said_to_do_nothing(config_file, capsys):
+    assert fedlit("check", config_file, "share_personal=true") == 0
+    assert "share_personal=true does nothing: FedAvg makes no personal models" in capsys.readouterr().err
+    for having in ("algorithm=iopfl", "algorithm=fedbn", "keep_local=['*norm*']"):
+        assert fedlit("check", config_file, "share_personal=true", having) == 0
+        assert "does nothing" not in capsys.readouterr().err
+
+
 def test_a_finished_run_is_evaluated_with_what_members_share_then(config_file, disc_data, tmp_path, capsys):
     kept = ["keep_local=['*norm*']"]
     assert fedlit("run", config_file, "num_rounds=1", *kept) == 0

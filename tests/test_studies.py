@@ -177,7 +177,7 @@ def test_what_makes_no_grid_is_refused_before_any_run(file, data, tmp_path, aske
             "{config: discs.yaml, set: [algorithm=local], model: personal}",
             "unseen",
             "methods.odd.model: personal is for member sites, and the study has scores: unseen; "
-            "this run has no model that is; prediction=[best_member] with share_personal=true adds one",
+            "this run has no model for unseen sites; prediction=[best_member] with share_personal=true adds one",
         ),
         (
             "{config: discs.yaml, set: [algorithm=iopfl], model: personal}",

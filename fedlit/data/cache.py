@@ -145,14 +145,17 @@ def _decode_into(folder: Path, files: Mapping[str, Files], preparation: Preparat
 
 
 def _write(folder: Path, files: Mapping[str, Files], preparation: Preparation, dtype: type) -> list[str]:
-    """Writes, never through a memory map: on a full disk that would kill the process instead of raising."""
+    """Writes, never through a memory map: on a full disk that would kill the process instead of raising.
+
+    Returns the problems of the files, in their order.
+    """
     cases: dict[str, tuple] = {}
     sizes: list[tuple[int, int]] = []
-    problems: list[str] = []
+    problems: dict[str, str] = {}
     with replacing(folder / "pixels.bin") as pixels, open(folder / "codes.tmp", "w+b") as masks:
         for key, outcome in _decoded(files, preparation):
             if isinstance(outcome, BadInput):
-                problems.append(f"{files[key].where}: {outcome}")
+                problems[key] = f"{files[key].where}: {outcome}"
                 continue
             images, codes, decoded = outcome
             if images.dtype.itemsize > np.dtype(dtype).itemsize:
@@ -171,7 +174,7 @@ def _write(folder: Path, files: Mapping[str, Files], preparation: Preparation, d
     os.unlink(folder / "codes.tmp")
     index = {"dtype": np.dtype(dtype).name, "channels": preparation.channels, "cases": cases, "sizes": sizes}
     write_atomically(folder / "index.json", json.dumps(index))
-    return problems
+    return [problems[key] for key in files if key in problems]
 
 
 def _decoded(files: Mapping[str, Files], preparation: Preparation) -> Iterator[tuple]:

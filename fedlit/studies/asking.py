@@ -166,7 +166,7 @@ def _model_problems(method: Method, models: Mapping[str, Predictor], scores: str
         return []
     way_out = f"allowed are {', '.join(allowed)}"
     if not allowed:
-        way_out = "this run has no model that is; prediction=[best_member] with share_personal=true adds one"
+        way_out = f"this run has no model for {role} sites; prediction=[best_member] with share_personal=true adds one"
     if method.model is None:
         return [f"{where}.model: is not set, and {', '.join(models)} of this run is not for {role} sites; {way_out}"]
     meant = " and ".join(models[method.model].roles)
