@@ -136,10 +136,10 @@ def evaluate(run_dir: Path, overrides: Sequence[str]) -> None:
     fedlit evaluate runs/quickstart
     fedlit evaluate runs/quickstart prediction=personal
     """
-    from fedlit.rundir import RunDirectory, refuse_of_training
+    from fedlit.rundir import RunDirectory, refuse_of_rounds
 
     file = RunDirectory(run_dir).config_file
-    refuse_of_training(overrides)
+    refuse_of_rounds(overrides)
     commands().evaluate(checked(file, [*overrides, f"run_dir={run_dir}"]).require())
 
 

@@ -30,7 +30,7 @@ FREE = (*MACHINE, *PLACES, "num_rounds", "run_dir", "name", "resume", "overwrite
         "share_personal", "unseen_roots", "inspect_data")  # fmt: skip
 """Keys that may differ when a run goes on: they do not change what is computed. `num_rounds` may only grow."""
 
-OF_TRAINING = ("num_rounds", "run_dir", "name", "resume", "overwrite")
+OF_ROUNDS = ("num_rounds", "run_dir", "name", "resume", "overwrite")
 """Keys that say how the rounds are run and where; they mean nothing to what scores a run that is there."""
 
 DECIDED = ("precision", "channels_last")
@@ -184,9 +184,9 @@ class RunDirectory:
         return OmegaConf.create(written)
 
 
-def refuse_of_training(overrides: Iterable[str]) -> None:
+def refuse_of_rounds(overrides: Iterable[str]) -> None:
     """Raises BadInput where words for what scores a run are about its training."""
-    if found := [f"{key}={value}" for key, value in words(overrides).items() if our_name(key) in OF_TRAINING]:
+    if found := [f"{key}={value}" for key, value in words(overrides).items() if our_name(key) in OF_ROUNDS]:
         listed = "\n  ".join(found)
         raise BadInput(f"evaluate scores the run as it was trained and where it lies; it cannot take\n  {listed}")
 
