@@ -40,26 +40,41 @@ def result_table(summary: Mapping[str, Any], console: Console) -> None:
 
 
 def predictor_table(rows: Iterable[MetricRow], models: Sequence[str], console: Console) -> None:
-    """Print a line for each predictor: its Dice at unseen sites, at members (means over sites), and at each site."""
+    """Print a line for each predictor: its Dice at unseen sites, at members (means over sites), and at each site.
+
+    A mean is over all sites of its role that any of these predictors scored, so that means can be compared; there is
+    none of a predictor that lacks one of them.
+    """
     dice: dict[str, dict[str, float]] = {model: {} for model in models}
     roles: dict[str, str] = {}
     for row in rows:
         if row.metric == "dice" and row.model in dice and not math.isnan(row.value):
             dice[row.model][row.site], roles[row.site] = row.value, row.role
     columns = [("Dice of", [printable(model) for model in models])]
+    remarks = []
     for role, title in (("unseen", "unseen sites"), ("member", "members")):
         of_role = [site for site in roles if roles[site] == role]
-        if of_role:
-            found = [[dice[model][site] for site in of_role if site in dice[model]] for model in models]
-            columns.append((title, [f"{fmean(values):.3f}" if values else "-" for values in found]))
+        if not of_role:
+            continue
+        columns.append((title, [_mean(dice[model], of_role) for model in models]))
+        num_scored = {model: sum(site in dice[model] for site in of_role) for model in models}
+        if lacking := [f"{printable(model)} has {num}" for model, num in num_scored.items() if 0 < num < len(of_role)]:
+            remarks.append(
+                f"no mean of a predictor that lacks some of the {len(of_role)} {title}: {', '.join(lacking)}"
+            )
     for site in sorted(roles, key=lambda site: (roles[site] != "unseen", site)):
         cells = [f"{dice[model][site]:.3f}" if site in dice[model] else "-" for model in models]
         columns.append((printable(site), cells))
     _print_fitting(columns, console)
+    for remark in remarks:
+        console.print(Text(remark), soft_wrap=True)
 
 
 def _print_fitting(columns: Sequence[tuple[str, list[str]]], console: Console, bold: str | None = None) -> None:
-    """As many of the columns as the terminal is wide, two at least; the row that begins with `bold` stands out."""
+    """As many of the columns as the terminal is wide, two at least, and how many more there are.
+
+    The row that begins with `bold` stands out.
+    """
     table, used = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim"), 0
     for title, cells in columns:
         used += max(len(cell) for cell in [title, *cells]) + 2
@@ -70,6 +85,15 @@ def _print_fitting(columns: Sequence[tuple[str, list[str]]], console: Console, b
     for row in zip(*(cells for _, cells in columns[: len(table.columns)]), strict=True):
         table.add_row(*map(Text, row), style="bold" if row[0] == bold else "")
     console.print(table)
+    if num_left := len(columns) - len(table.columns):
+        text = (
+            f"{num_left} more column{'s' * (num_left > 1)} in a wider terminal, or with COLUMNS=200 before the command"
+        )
+        console.print(Text(text), soft_wrap=True)
+
+
+def _mean(scores: Mapping[str, float], sites: Sequence[str]) -> str:
+    return f"{fmean(scores[site] for site in sites):.3f}" if scores.keys() >= set(sites) else "-"
 
 
 def _number(scores: Mapping[str, Any], metric: str, digits: int) -> str:

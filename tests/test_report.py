@@ -21,7 +21,6 @@ from fedlit.report.pictures import outline
 from fedlit.report.plots import draw_boxes, draw_curves
 from fedlit.report.reading import read_run
 from fedlit.report.svg import NARROW, WIDE
-from fedlit.report.tables import predictor_table, site_table
 from fedlit.summary import site_metrics, summarise
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -153,41 +152,6 @@ def test_an_unfinished_run_shows_its_newest_validation_scores(tmp_path):
     assert read_run(tmp_path).sites["hk"]["dice"]["num_cases"] == 3
 
 
-def add_site(run: Path, site: str, level: float, *, model: str) -> None:
-    """What `fedlit evaluate` records of a hospital that the run has never met."""
-    cases = [CaseRow(4, site, f"case {index}", model, "test", "lung", "dice", level) for index in range(5)]
-    Record(run).add(site_metrics(cases, {site: "unseen"}), cases)
-
-
-def test_a_site_that_was_scored_after_the_run_is_shown_as_the_others_are(tmp_path):
-    run = make_run(tmp_path, ["hk", "mg", "oslo", "bern"], models=("global", "tent"))
-    summary = (run / "summary.json").read_text()
-    add_site(run, "perth", 0.3, model="global")
-    add_site(run, "lima", 0.2, model="tent")
-    page = Page(write_report(run))
-    assert "the worst unseen site, perth, has 0.300" in page.text
-    found = read_run(run)
-    assert list(found.sites) == ["perth", "hk", "mg", "oslo", "bern", "lima"], "the worst first, blank ones last"
-    assert found.summary["unseen_mean_dice"] == pytest.approx((0.3 + 0.845) / 2), "of those that global has scored"
-    assert found.sites["perth"]["dice"]["num_cases"] == 5 and found.sites["lima"] == {"role": "unseen"}
-    (place,) = draw_boxes(found, WIDE).axes
-    assert place.get_yticklabels()[0].get_text() == "perth"
-    assert [row["num_cases"] for row in site_table(found)["rows"]] == [5, 5, 5, 5, 5, "–"]
-    rows = predictor_table(found)["rows"]
-    assert rows["perth"] == [("0.300", True), ("–", False)] and rows["lima"] == [("–", False), ("0.200", True)]
-    assert (run / "summary.json").read_text() == summary, "what the run said of itself stays"
-
-
-def test_unseen_sites_of_members_that_only_have_models_of_their_own_are_shown_by_who_scored_most_of_them(tmp_path):
-    run = make_run(tmp_path, ["hk"], models=("personal",))
-    add_site(run, "perth", 0.3, model="ensemble")
-    for site in ("perth", "lima"):
-        add_site(run, site, 0.4, model="routing")
-    page = Page(write_report(run))
-    assert "model personal (routing at sites that never trained)" in page.text
-    assert "the worst unseen site, lima, has 0.400" in page.text and "0.300" in page.text
-
-
 def test_damage_is_named(tmp_path):
     run = make_run(tmp_path, ["hk", "mg"])
     broken = sorted((run / "pictures").iterdir())
@@ -285,27 +249,26 @@ def test_an_outline_encloses_its_mask():
     assert outline(np.zeros((5, 5), dtype=bool), (5, 5)) == ""
 
 
+def chromium(tmp_path: Path, *arguments: str) -> bytes:
+    """What a browser without a window prints."""
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
+    return subprocess.run([CHROMIUM, *flags, profile, *arguments], capture_output=True, check=True, timeout=600).stdout
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; the page is not opened in a browser")
 def test_a_browser_shows_it_at_desktop_and_phone_width(tmp_path):
     page = write_report(make_run(tmp_path / "run", ["hk", "mg", *NASTY[:2]]))
     wrapper = tmp_path / "phone.html"  # a window of Chromium cannot be as narrow as a phone, a frame can
     wrapper.write_text(f'<body style="margin:0"><iframe src="{page.as_uri()}" width=390 height=2900 style="border:0">')
-
-    def chromium(*arguments: str) -> bytes:
-        profile = f"--user-data-dir={tmp_path / 'profile'}"
-        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
-        return subprocess.run(
-            [CHROMIUM, *flags, profile, *arguments], capture_output=True, check=True, timeout=600
-        ).stdout
-
-    dom = chromium("--dump-dom", page.as_uri()).decode()
+    dom = chromium(tmp_path, "--dump-dom", page.as_uri()).decode()
     assert "<h1>lungs</h1>" in dom and "&lt;script&gt;alert(1)&lt;/script&gt;" in dom and "</html>" in dom
     assert not re.search(r"<script|<img", dom)
     from PIL import Image
 
     for target, width in ((page, 1280), (wrapper, 500)):
         picture = tmp_path / f"{width}.png"
-        chromium(f"--window-size={width},3000", f"--screenshot={picture}", target.as_uri())
+        chromium(tmp_path, f"--window-size={width},3000", f"--screenshot={picture}", target.as_uri())
         colours = Image.open(picture).convert("RGB").getcolors(maxcolors=256**3)
         assert len(colours) > 100, "it is not blank"
 

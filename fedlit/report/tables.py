@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from fedlit.report.reading import Run
@@ -12,6 +13,9 @@ NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "assd": "ASSD", "nsd": "N
 NAMES |= {"dice_fedfms_thresholds": "FedFMS Dice", "iou_fedfms_thresholds": "FedFMS IoU"}
 NAMES |= {"dice_iopfl_with_background": "IOP-FL Dice, background included"}
 NAMES |= {"dice_iopfl_with_background_foreground_slices": "IOP-FL Dice, background included, slices with foreground"}
+
+SUMS = (("members, worst", "member", min), ("members, mean", "member", fmean), ("unseen, mean", "unseen", fmean))
+"""Lines below the predictors: name, role of the sites, what becomes of their numbers."""
 
 
 def site_table(run: Run) -> dict[str, Any]:
@@ -59,16 +63,20 @@ def predictor_table(run: Run) -> dict[str, Any] | None:
             scores.setdefault(row.model, {})[row.site] = row.value
     if len(scores) < 2:
         return None
-    models = sorted(scores, key=lambda model: (model != run.summary.get("model"), model))
+    models = sorted(scores, key=lambda model: model != run.summary.get("model"))  # the others as they were recorded
     lines = {site: [scores[model].get(site, math.nan) for model in models] for site in run.sites}
-    members = [site for site, found in run.sites.items() if found["role"] == "member"] or list(lines)
-    columns = list(zip(*(lines[site] for site in members), strict=True))
-    counted = [[value for value in column if not math.isnan(value)] for column in columns]
-    below = {
-        "worst": [min(column, default=math.nan) for column in counted],
-        "mean": [math.fsum(column) / len(column) if column else math.nan for column in counted],
-    }
+    below = {}
+    for name, role, fold in SUMS:
+        found = [line for site, line in lines.items() if run.sites[site]["role"] == role]
+        if scored := [line for line in found if not all(map(math.isnan, line))]:
+            below[name] = _of_columns(scored, fold)
     return {"models": models, "rows": _best_marked(lines), "below": _best_marked(below)}
+
+
+def _of_columns(lines: Sequence[Sequence[float]], fold: Callable[[Sequence[float]], float]) -> list[float]:
+    """One number for each predictor; NaN where it lacks a site, since over fewer it could not be compared."""
+    columns = zip(*lines, strict=True)
+    return [math.nan if any(map(math.isnan, column)) else fold(column) for column in columns]
 
 
 def _best_marked(lines: Mapping[str, Sequence[float]]) -> dict[str, list[tuple[str, bool]]]:
