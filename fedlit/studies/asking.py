@@ -139,7 +139,7 @@ def refuse_without_scores(study: Study, runs: Iterable[tuple[Sequence[Method], C
                 f"methods.{methods[0].name}: metrics.test does not hold {', '.join(missing)}; "
                 f"add metrics.test=[{','.join([*scored, *missing])}]"
             )
-        makers = predictors(config)
+        makers = predictors(config.prediction)
         models = {name: makers[name]() for name in (*build(config.algorithm).models, *config.prediction)}
         problems += [text for method in methods for text in _model_problems(method, models, study.scores)]
     if problems:
