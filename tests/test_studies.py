@@ -354,13 +354,19 @@ def test_a_finished_run_with_other_settings_of_its_predictor_is_refused(whole, f
     out = shutil.copytree(whole, tmp_path / "out")
     made = plan(file, out, data, words=(*TINY, "prediction.x={_target_: fedlit.prediction.TENT}"))
     assert set(made.standings().values()) == {"complete"}
+    refused = r"seed=0: prediction\.x\._target_: y -> fedlit\.prediction\.TENT; set this back"
+    for path in out.glob("*/summary.json"):
+        since = {"evaluated": {"x": {"_target_": "y"}, "z": {"passes": 1}}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | since))
+    with pytest.raises(BadInput, match=refused):
+        made.standings()
+    out = shutil.copytree(whole, tmp_path / "of_the_run")
+    made = plan(file, out, data, words=(*TINY, "prediction.x={_target_: fedlit.prediction.TENT}"))
     for path in out.glob("*/config.yaml"):
         path.write_text(
             path.read_text().replace("prediction: {}\n", "prediction: {x: {_target_: y}, z: {passes: 1}}\n")
         )
-    with pytest.raises(
-        BadInput, match=r"seed=0: prediction\.x\._target_: y -> fedlit\.prediction\.TENT; set this back"
-    ):
+    with pytest.raises(BadInput, match=refused):
         made.standings()
 
 

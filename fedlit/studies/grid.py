@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from fedlit.config import load
 from fedlit.errors import BadInput
+from fedlit.finished import scored_with
 from fedlit.rundir import RunDirectory, changes
 from fedlit.studies.asking import (
     Asked,
@@ -115,9 +116,10 @@ def standing(point: Point) -> Standing:
 
 
 def scored_otherwise(run_dir: RunDirectory, config: DictConfig) -> list[str]:
-    """Settings of predictors that a finished run was not scored with. Until then they may change."""
+    """Settings of predictors that a finished run was not scored with, then or since. Until then they may change."""
     old = run_dir.read_config()
-    scored, asked = {*(old.get("prediction") or {})}, {*config.prediction}
+    old.prediction = scored_with(run_dir)
+    scored, asked = {*old.prediction}, {*config.prediction}
     if not run_dir.is_scored or old.num_rounds != config.num_rounds or not scored & asked:
         return []
     others = ({*old, *config} - {"prediction"}) | {f"prediction.{name}" for name in scored ^ asked}
