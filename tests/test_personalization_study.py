@@ -14,6 +14,8 @@ from tests.conftest import script
 
 ABOVE = {"global": 0.0, "personal": 0.02}
 """What a model has more than the global one."""
+MORE_STEPS = 0.05
+"""What a run with more than 10 steps a round has more."""
 
 
 @pytest.fixture
@@ -36,12 +38,8 @@ def runs(study, monkeypatch):
         lines = ["round,site,role,model,split,metric,value,num_cases"]
         for number in (3, 20):
             for place, site in enumerate("ab"):
-                base = (
-                    0.5
-                    + number / 100
-                    - 0.1 * place
-                    + 0.01 * (int(settings["seed"]) + int(settings["data.resplit_seed"]))
-                )
+                base = 0.5 + number / 100 - 0.1 * place + MORE_STEPS * (settings.get("local_steps") != "10")
+                base += 0.01 * (int(settings["seed"]) + int(settings["data.resplit_seed"]))
                 lines += [
                     f"{number},{site},member,{model},{split},dice,{base + more * (1 - 2.5 * is_published):.4f},3"
                     for model, more in ABOVE.items()
@@ -54,7 +52,7 @@ def runs(study, monkeypatch):
         return Ended(0)
 
     monkeypatch.setattr(rounds, "in_a_process", run)
-    monkeypatch.setattr(study, "pooled_steps", lambda data_root: 70)
+    monkeypatch.setattr(study, "pooled_steps", lambda data_root, settings: 70)
     return calls
 
 
@@ -70,6 +68,8 @@ def test_its_table_is_what_the_runs_recorded_and_it_goes_on_where_it_was(study, 
     rows = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in second.splitlines()}
     assert rows["IOP-FL"][1:3] == ["2", "+0.020 (+0.020 to +0.020)"] and "FedAvg" not in rows
     assert rows["IOP-FL, as published"][2] == r"-0.030 (-0.030 to -0.030) \*"
+    assert rows["FedAvg, 40 steps a round"][2].startswith("+0.050")
+    assert rows["IOP-FL, 40 steps a round"][2].startswith("+0.020"), "against FedAvg with as many steps"
     runs.clear()
     study.main()
     assert not runs

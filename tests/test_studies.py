@@ -110,20 +110,25 @@ def test_methods_that_name_no_config_have_the_studys(tmp_path):
 
 
 def test_a_study_goes_on_from_another(tmp_path, monkeypatch):
-    """Its own keys win, of methods each one by its name and in its place; paths are from the file that names them."""
+    """Its own keys win, of methods each one by its name and in its place; paths are from the file that names them.
+
+    What it sets comes after what they set.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "theirs").mkdir()
     for name in ("theirs/first.yaml", "second.yaml"):
         Path(name).write_text("include: [base]\n")
     Path("theirs/study.yaml").write_text(
-        "title: theirs\nmetrics: [dice]\nreference: A\nconfig: first.yaml\n"
+        "title: theirs\nmetrics: [dice]\nreference: A\nconfig: first.yaml\nset: [lr=3, batch_size=2]\n"
         "methods: {A: {}, B: {set: [lr=1]}, C: {config: first.yaml}}\n"
     )
     Path("mine.yaml").write_text(
-        "include: theirs/study.yaml\nmetrics: [iou]\nconfig: second.yaml\nmethods: {B: {set: [lr=2]}, D: {}}\n"
+        "include: theirs/study.yaml\nmetrics: [iou]\nconfig: second.yaml\nset: [lr=4]\n"
+        "methods: {B: {set: [lr=2]}, D: {}}\n"
     )
     study, first, second = read_study("mine.yaml"), str(tmp_path / "theirs/first.yaml"), str(tmp_path / "second.yaml")
     assert (study.name, study.title, study.metrics, study.reference) == ("mine", "theirs", ("iou",), "A")
+    assert study.set == ("lr=3", "batch_size=2", "lr=4")
     assert [(method.name, *method.words) for method in study.methods] == [
         ("A", second), ("B", second, "lr=2"), ("C", first), ("D", second)
     ]  # fmt: skip

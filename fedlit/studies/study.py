@@ -125,13 +125,18 @@ def read_study(name: str) -> Study:
 
 
 def _together(layers: Iterable[Layer]) -> dict[str, Any]:
-    """What a file says with those that it includes: its own keys win, of methods and columns each one by its name."""
+    """What a file says with those that it includes: its own keys win, of methods and columns each one by its name.
+
+    Its `set` comes after theirs.
+    """
     together: dict[str, Any] = {}
     for layer in layers:
         values = _with_whole_paths(layer.values, layer.folder)
         for key in ("methods", "columns"):
             if isinstance(values.get(key), Mapping) and isinstance(together.get(key), Mapping):
                 values[key] = {**together[key], **values[key]}
+        if isinstance(values.get("set"), list) and isinstance(together.get("set"), list):
+            values["set"] = [*together["set"], *values["set"]]
         together |= values
     return together
 
