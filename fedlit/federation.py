@@ -14,14 +14,15 @@ from torch import Tensor
 from fedlit.aggregation import ROOT
 from fedlit.algorithms import Algorithm, Sampling
 from fedlit.client import Client
-from fedlit.data.pictures import Case, Pictures, batches_of_cases
+from fedlit.data.pictures import Case, Pictures
 from fedlit.data.site import Site
 from fedlit.fedfms_score import FEDFMS, levels
 from fedlit.fleet import Fleet
 from fedlit.losses import masks
 from fedlit.messages import Aggregate, Broadcast, Expert, Server, size
 from fedlit.metrics import Scoring
-from fedlit.prediction import Learnt, Mixture, Model, Predictor
+from fedlit.prediction import Learnt, Predictor
+from fedlit.prediction.predicted import Predicted, as_case, predictions
 from fedlit.record import CaseRow, GateRow
 
 
@@ -38,14 +39,6 @@ class Round:
     @property
     def bytes_up(self) -> int:
         return sum(report.num_bytes for report in self.aggregate.reports)
-
-
-class Predicted(NamedTuple):
-    """A case's planes [slices, K, H, W], and of a mixture its gates: how much of each member went into each layer."""
-
-    case: Case
-    planes: Tensor
-    gates: Mapping[tuple[str, str], float]  # by (layer, member)
 
 
 class Scores(NamedTuple):
@@ -181,28 +174,12 @@ class Federation:
         read: Callable[[Tensor, int], Tensor] = masks,
         experts: Mapping[str, Expert] | None = None,
     ) -> Iterator[Predicted]:
-        """The predictions for a site's pictures; nothing where there is no model for the site.
-
-        read: logits [B, C, H, W] and the number of classes K -> planes [B, K, H, W], of one byte a pixel.
-        """
-        unlabelled = pictures.unlabelled()
+        """The predictions of a site's cases, see `fedlit.prediction.predicted`."""
         learnt = self.learnt(server, name, num_classes=pictures.num_classes, experts=experts)
-        learnt.check_pictures(unlabelled)
-        model = predictor.prepare(learnt, unlabelled)
-        if model is None:
-            return
-        mixture = model if isinstance(model, Mixture) else None
-        cases = unlabelled.cases if cases is None else cases
-        for group in batches_of_cases(cases, pictures.size is not None, self.batch_size):
-            indices = [index for case in group for index in case.indices]
-            planes, gates = [], []
-            for start in range(0, len(indices), self.batch_size):
-                images = unlabelled.images(indices[start : start + self.batch_size])
-                planes.append(self._planes(model, pictures.num_classes, read, images))
-                gates.append(mixture.gates.float().cpu() if mixture else torch.empty(len(images), 0))
-            sizes = [len(case.indices) for case in group]
-            parts = zip(group, torch.cat(planes).split(sizes), torch.cat(gates).split(sizes), strict=True)
-            yield from (Predicted(case, found, by_layer(mixture, gate.mean(0))) for case, found, gate in parts)
+        client = next(iter(self.fleet.clients.values()))
+        device = self.fleet.workbench.fabric.device
+        place = partial(Tensor.to, device=device, memory_format=client.memory_format)
+        return predictions(predictor, learnt, pictures, cases, place=place, read=read)
 
     def learnt(
         self, server: Server, name: str, *, num_classes: int, experts: Mapping[str, Expert] | None = None
@@ -225,23 +202,6 @@ class Federation:
             lend=bench.lend,
         )
 
-    @torch.inference_mode()
-    def _planes(self, model: Model, num_classes: int, read: Callable[[Tensor, int], Tensor], images: Tensor) -> Tensor:
-        client = next(iter(self.fleet.clients.values()))
-        images = images.to(self.fleet.workbench.fabric.device, memory_format=client.memory_format)
-        return read(model(images), num_classes).cpu()
-
-
-def by_layer(mixture: Mixture | None, gates: Tensor) -> dict[tuple[str, str], float]:
-    """By layer and member, the gates [layers, members] of a case; none where the model is no mixture."""
-    if mixture is None:
-        return {}
-    return {
-        (layer, member): gates[row, column].item()
-        for row, layer in enumerate(mixture.layers)
-        for column, member in enumerate(mixture.members)
-    }
-
 
 def enrolled(server: Server, clients: Mapping[str, Client]) -> Server:
     """The server, told who its clients are, and which of the entries that it shares with them are buffers.
@@ -258,8 +218,3 @@ def placed(server: Server, device: torch.device) -> Server:
     weights = {name: value.to(device) for name, value in server.weights.items()}
     slots = {slot: {name: value.to(device) for name, value in each.items()} for slot, each in server.slots.items()}
     return replace(server, weights=weights, slots=slots)
-
-
-def as_case(planes: Tensor, case: Case) -> Tensor:
-    """[slices, K, H, W] -> [K, H, W] of a picture, [K, slices, H, W] of a volume."""
-    return planes.transpose(0, 1) if case.is_volume else planes[0]

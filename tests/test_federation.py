@@ -5,9 +5,10 @@ import torch
 
 from fedlit.aggregation import Mean
 from fedlit.algorithms import Centralized, FedAvg, Local, Sampling
-from fedlit.data.pictures import Pictures
+from fedlit.data.pictures import Case, Pictures, batches_of_cases
 from fedlit.metrics import Scoring
 from fedlit.prediction import Global, Personal
+from fedlit.prediction.predicted import as_case
 from fedlit.weights import sha256
 from tests.conftest import make_federation, make_network, make_site, run_rounds
 
@@ -168,9 +169,6 @@ def test_predictors_cannot_reach_a_mask(sites):
 
 def test_volumes_are_scored_whole():
     """Slices of a case are put together: one row per volume, not per slice."""
-    from fedlit.data.pictures import Case, batches_of_cases
-    from fedlit.federation import as_case
-
     planes = torch.arange(3 * 2 * 4 * 4).reshape(3, 2, 4, 4)
     assert as_case(planes, Case("v", (0, 1, 2), "p", None, True)).shape == (2, 3, 4, 4)
     assert as_case(planes[:1], Case("p", (0,), "p")).shape == (2, 4, 4)
