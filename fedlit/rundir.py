@@ -30,8 +30,8 @@ FREE = (*MACHINE, *PLACES, "num_rounds", "run_dir", "name", "resume", "overwrite
         "share_personal", "unseen_roots", "inspect_data")  # fmt: skip
 """Keys that may differ when a run goes on: they do not change what is computed. `num_rounds` may only grow."""
 
-OF_ROUNDS = ("num_rounds", "run_dir", "name", "resume", "overwrite")
-"""Keys that say how the rounds are run and where; they mean nothing to what scores a run that is there."""
+OF_ROUNDS = ("num_rounds", "run_dir", "name", "resume", "overwrite", "loggers")
+"""Keys that say how the rounds are run, where and who hears of them; what scores a run that is there takes none."""
 
 DECIDED = ("precision", "channels_last")
 """Keys that the machine decides where they are `auto`."""
@@ -186,7 +186,7 @@ class RunDirectory:
 
 def refuse_of_rounds(overrides: Iterable[str]) -> None:
     """Raises BadInput where words for what scores a run are about its training."""
-    if found := [f"{key}={value}" for key, value in words(overrides).items() if our_name(key) in OF_ROUNDS]:
+    if found := [key for key in words(overrides) if our_name(key).split(".")[0] in OF_ROUNDS]:
         listed = "\n  ".join(found)
         raise BadInput(f"evaluate scores the run as it was trained and where it lies; it cannot take\n  {listed}")
 

@@ -272,8 +272,9 @@ def test_what_is_stopped_says_what_it_leaves(whole, monkeypatch, capsys):
 def test_evaluate_cannot_change_what_was_trained(whole, capsys):
     assert fedlit("evaluate", whole, "unseen_sites=[a]") == 2
     assert "unseen_sites" in capsys.readouterr().err
-    assert fedlit("evaluate", whole, "comm_round=7", "run_dir=elsewhere") == 2
-    assert "it cannot take\n  comm_round=7\n  run_dir=elsewhere\n" in capsys.readouterr().err
+    words = ("comm_round=7", "run_dir=elsewhere", "loggers.csv.name=secret")
+    assert fedlit("evaluate", whole, *words) == 2
+    assert "it cannot take\n  comm_round\n  run_dir\n  loggers.csv.name\n" in capsys.readouterr().err
     assert fedlit("evaluate", whole, "prediction=[routingg]") == 2
     message = capsys.readouterr().err
     assert message.endswith("(command line)\n") and f"({whole / 'config.yaml'})" not in message
