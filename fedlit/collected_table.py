@@ -9,9 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedlit.collect import SCORES, Spread, Table
+from fedlit.collect import SCORES
 from fedlit.errors import BadInput
 from fedlit.files import write_atomically
+from fedlit.grouping import Spread, Table
 from fedlit.text_table import Cell, TextTable
 
 

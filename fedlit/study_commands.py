@@ -32,7 +32,7 @@ def collect(runs: Sequence[Path], out: Sequence[Path], metric: str, model: str |
     from rich.console import Console
 
     from fedlit import collect as collecting
-    from fedlit import collected_table
+    from fedlit import collected_table, grouping
 
     for path in out:
         collected_table.check_suffix(path)
@@ -41,7 +41,7 @@ def collect(runs: Sequence[Path], out: Sequence[Path], metric: str, model: str |
         say(f"not in the table: {line}")
     for line in found.remarks:
         say(line)
-    table = collecting.tabulate(found.require())
+    table = grouping.tabulate(found.require())
     collected_table.show(table, Console())
     for path in out:
         collected_table.write(table, path)

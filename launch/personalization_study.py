@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fedlit.collect import Spread, unfinished
+from fedlit.collect import unfinished
 from fedlit.collected_table import rounded
 from fedlit.errors import BadInput
+from fedlit.grouping import Spread
 from fedlit.studies.results import read_summary
 from fedlit.studies.rounds import dice_of_members, make
 from fedlit.studies.running import Halted

@@ -15,8 +15,8 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from fedlit.collect import Spread
 from fedlit.collected_table import rounded
+from fedlit.grouping import Spread
 from fedlit.studies.results import read_summary
 from fedlit.studies.rounds import dice_of_members, make
 from fedlit.studies.running import Halted

@@ -11,9 +11,10 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from fedlit.collect import Group, Spread, Table, collect, tabulate
+from fedlit.collect import collect
 from fedlit.collected_table import as_csv, as_latex, as_markdown, rounded, show
 from fedlit.errors import BadInput
+from fedlit.grouping import Group, Spread, Table, tabulate
 from fedlit.record import MetricRow, Record
 from tests.conftest import fedlit
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedlit.collect import compared, differing, shown
+from fedlit.collect import compared
 from fedlit.errors import BadInput
+from fedlit.grouping import differing, shown
 from fedlit.studies.numbers import Design, Row
 from fedlit.studies.results import Result, read_results, refuse_other_data
 from fedlit.studies.table import Scored, scored

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fedlit.collect import Spread
+from fedlit.grouping import Spread
 from fedlit.patients import Patients
 from fedlit.significance import FEWEST, by_patient, holm, paired_p, signed_ranks
 from fedlit.studies.numbers import GAP, MEAN, OF_SITES, Column, Design, Numbers, Row, paired
