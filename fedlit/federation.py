@@ -22,7 +22,7 @@ from fedlit.losses import masks
 from fedlit.messages import Aggregate, Broadcast, Expert, Server, size
 from fedlit.metrics import Scoring
 from fedlit.prediction import Learnt, Predictor
-from fedlit.prediction.predicted import Predicted, as_case, predictions
+from fedlit.prediction.predicted import Predicted, as_case, case_by_case
 from fedlit.record import CaseRow, GateRow
 
 
@@ -179,7 +179,7 @@ class Federation:
         client = next(iter(self.fleet.clients.values()))
         device = self.fleet.workbench.fabric.device
         place = partial(Tensor.to, device=device, memory_format=client.memory_format)
-        return predictions(predictor, learnt, pictures, cases, place=place, read=read)
+        return case_by_case(predictor, learnt, pictures, cases, place=place, read=read)
 
     def learnt(
         self, server: Server, name: str, *, num_classes: int, experts: Mapping[str, Expert] | None = None

@@ -21,7 +21,7 @@ class Predicted(NamedTuple):
     gates: Mapping[tuple[str, str], float]  # by (layer, member)
 
 
-def predictions(
+def case_by_case(
     predictor: Predictor,
     learnt: Learnt,
     pictures: Pictures,
