@@ -112,11 +112,12 @@ def evaluate(config: DictConfig) -> None:
                     f"this run is not finished: round {kept_round(run_dir / 'checkpoint')} of {config.num_rounds} is "
                     "scored, the one kept so far; the command that began it goes on with it"
                 )
-            scored = assemble(config, world, display).evaluate()
+            experiment = assemble(config, world, display)
+            scored = experiment.evaluate()
     if is_first:
         rows = Record(run_dir.path).metrics()
         at_kept = (row for row in rows if (row.round, row.split) == (scored, "test"))
-        predictor_table(at_kept, [*config.prediction], Console())
+        predictor_table(at_kept, [*experiment.examination.predictors], Console())
         print(f"report: {run_dir / 'report.html'}")
 
 

@@ -191,8 +191,10 @@ def _bound(node: Mapping[str, Any], key: str, supplied: Mapping[str, Any]) -> pa
 def _called(component: partial, key: str) -> Any:
     try:
         return component()
-    except (BadInput, TypeError, ValueError) as error:
-        raise BadInput(f"{key}: {component.func.__module__}.{component.func.__qualname__}: {error}") from error
+    except (BadInput, ImportError, TypeError, ValueError) as error:
+        is_lacking = isinstance(error, ImportError) and str(error)
+        text = f"{str(error).splitlines()[0]}; install that" if is_lacking else error
+        raise BadInput(f"{key}: {component.func.__module__}.{component.func.__qualname__}: {text}") from error
 
 
 def _built_inside(value: Any, key: str) -> Any:

@@ -97,7 +97,7 @@ def check(loaded: Loaded) -> Checked:
         nodes |= {f"{group}.{name}": node for name, node in named.items()}
     made: dict[str, Any] = {}
     for key, node in nodes.items():
-        if node is not UNKNOWN and node is not None:
+        if node is not UNKNOWN and (node is not None or "." in key):  # a group may be null, what has a name not
             made[key] = inspection.component(node, key, SUPPLIED.get(key.partition(".")[0], ()))
     problems += [*_unshared(made, values), *_unsendable(made, values), *_unprivate(made, values)]
     remarks = [f"{old} is called {new} here" for old, new in inspection.renamed]

@@ -126,6 +126,7 @@ class Experiment:
         shared = self.examination.test_finally(state, record, summary.get("shared"))
         self.examination.draw(state, record)
         if self.fleet.is_first:
+            warned = [*self.display.warnings]  # what comes now is of this moment: another evaluation mends it
             for site, models in self.examination.outdated(state, record).items():
                 names = ", ".join(models)
                 self.display.warn(f"{site} had other cases when it was scored with {names}: evaluate that again")
@@ -133,7 +134,8 @@ class Experiment:
             if path.exists():
                 scored: Any = OmegaConf.to_container(self.config.prediction)
                 evaluated = {**summary.get("evaluated", {}), **scored}
-                write_json(path, summary | {"shared": shared, "evaluated": evaluated})
+                warnings = [*dict.fromkeys((*summary["warnings"], *warned))]
+                write_json(path, summary | {"shared": shared, "evaluated": evaluated, "warnings": warnings})
             write_report(self.run_dir.path)
         return state.server.round
 

@@ -50,6 +50,11 @@ class Folder:
         return [] if Path(self.root).is_dir() else [f"data.root={self.root} does not exist"]
 
 
+def needs_more() -> None:
+    """As MONAI's networks do whose optional packages are missing."""
+    raise ImportError("from einops import rearrange failed\n\nFor details about installing\n\nTraceback")
+
+
 @pytest.fixture(autouse=True)
 def trusted(monkeypatch):
     monkeypatch.setenv("FEDLIT_TRUSTED_PACKAGES", HERE.split(".")[0])
@@ -328,6 +333,7 @@ WRONG = (
         ("network={_target_: torch.nn.Conv2d}", ""),
         ("network._target_=torch.nn.Conv9", "network"),
         ("loggers={a: {x: 1}}", "loggers.a"),
+        ("prediction={slow: null}", "prediction.slow"),
         ("schedule={_target_: HERE.Nothing}", "schedule"),
     ],
 )
@@ -445,6 +451,9 @@ def test_build_errors_name_the_dotted_key():
     config.algorithm = {"_target_": f"{HERE}.Proximal", "mu": "???"}
     with pytest.raises(BadInput, match=r"algorithm\.mu: "):
         build(config.algorithm)
+    config.network = {"_target_": f"{HERE}.needs_more"}
+    with pytest.raises(BadInput, match=r"^network: .*needs_more: from einops import rearrange failed; install that$"):
+        build(config.network)
 
 
 # Comparing

@@ -236,6 +236,8 @@ def test_the_file_itself_can_be_wrong(tmp_path):
     assert "separated by ;" in message(tmp_path)
     (tmp_path / "sites.csv").write_text("site,image,mask\na,b,c\n")
     assert "column 'group' is missing" in message(tmp_path)
+    (tmp_path / "sites.csv").write_text("site,image,group\na,b,c\n")
+    assert "fedlit predict" in message(tmp_path)
     (tmp_path / "sites.csv").write_text("site,image,mask,group\n")
     assert "has no rows" in message(tmp_path)
     (tmp_path / "sites.csv").write_text("site,image,mask,group\na,b\n")

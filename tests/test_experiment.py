@@ -333,12 +333,16 @@ def test_evaluate_adds_rows_replaces_equal_ones_and_redraws(config_file, tmp_pat
     fedlit("run", config_file, "algorithm=local", "num_rounds=1")
     before = rows(run_dir / "metrics.csv")
     drawn = (run_dir / "report.html").stat().st_mtime_ns
+    capsys.readouterr()
     assert fedlit("evaluate", run_dir) == 0
+    said = capsys.readouterr().out
+    assert "\npersonal " in said, "what is scored again has a line in the table"
     assert rows(run_dir / "metrics.csv") == before and (run_dir / "report.html").stat().st_mtime_ns > drawn
     untrained = "global: Local trains no global model; it is the one that the run began with"
-    assert untrained not in capsys.readouterr().out
+    assert untrained not in said
     assert fedlit("evaluate", run_dir, "prediction=global") == 0
     assert untrained in capsys.readouterr().out
+    assert untrained in summary(run_dir)["warnings"] and untrained in (run_dir / "report.html").read_text()
     added = [row for row in rows(run_dir / "metrics.csv") if row["model"] == "global"]
     assert {row["site"] for row in added} == {"a", "b", "c", "u"} and {row["split"] for row in added} == {"test"}
     assert [row for row in rows(run_dir / "metrics.csv") if row["model"] != "global"] == before

@@ -248,8 +248,8 @@ def test_what_cannot_be_done_is_refused():
         ({"predict": "before"}, "choices of protocol=online"),
         ({"protocol": "online", "predict": "before", "state": "reset"}, "adapts for nothing; use predict=after"),
         ({"protocol": "online", "held_back": 0.2}, "needs the whole set"),
-        ({"protocol": "online", "batch_size": 2}, "those of prediction"),
-        ({"protocol": "online", "max_steps": 2}, "each batch has its passes"),
+        ({"protocol": "online", "batch_size": 2}, "those of prediction; set it to null"),
+        ({"protocol": "online", "max_steps": 2}, "each batch has its passes; set it to null"),
     ],
 )
 def test_wrong_arguments_are_refused(wrong, message):

@@ -49,7 +49,9 @@ def manifest_problems(root: str | Path, file: str = "sites.csv") -> list[str]:
     if not path.parent.is_dir():
         return [f"data.root={str(root)!r} is no folder; give the folder that holds {file}"]
     if not path.is_file():
-        return [f"{path} does not exist; a manifest has the columns site,image,mask,split,group and optionally spacing"]
+        return [
+            f"{path} does not exist; a manifest has the columns site,image,mask,group and optionally split and spacing"
+        ]
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             header = next(csv.reader(stream), [])
@@ -57,6 +59,8 @@ def manifest_problems(root: str | Path, file: str = "sites.csv") -> list[str]:
         return [f"{path} cannot be read ({error}); save it as comma-separated text in UTF-8"]
     columns = [column.strip() for column in header]
     problems = [f"{path}: the column {name!r} is missing; found {columns}" for name in REQUIRED if name not in columns]
+    if problems and "image" in columns and "mask" not in columns:
+        problems.append("without masks nothing can be trained or scored; fedlit predict RUN IMAGES makes some")
     if problems and len(columns) == 1 and (";" in columns[0] or "\t" in columns[0]):
         return [f"{path}: columns are separated by {';' if ';' in columns[0] else 'tabs'}; save it comma-separated"]
     twice = sorted({column for column in columns if columns.count(column) > 1 and column})

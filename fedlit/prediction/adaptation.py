@@ -69,9 +69,9 @@ class Adaptation:
         if self.protocol == "online" and self.held_back:
             raise ValueError("held_back needs the whole set of pictures; use protocol=transductive or held_back=0")
         if self.protocol == "online" and self.max_steps is not None:
-            raise ValueError("max_steps: online, each batch has its passes; leave it null")
+            raise ValueError(f"max_steps={self.max_steps}: online, each batch has its passes; set it to null")
         if self.protocol == "online" and self.batch_size is not None:
-            raise ValueError("batch_size: online, batches are those of prediction; leave it null")
+            raise ValueError(f"batch_size={self.batch_size}: online, batches are those of prediction; set it to null")
         if self.protocol == "transductive" and (self.predict, self.state) != ("after", "carried"):
             raise ValueError(f"predict={self.predict} and state={self.state} are choices of protocol=online")
         if (self.predict, self.state) == ("before", "reset"):
