@@ -24,6 +24,7 @@ from fedlit.data.source import Manifest
 from fedlit.errors import BadInput
 from fedlit.first_network import bind_network, first_network
 from fedlit.hardware import differentiable
+from fedlit.judging import candidates_of
 from fedlit.messages import Expert
 from fedlit.misfits import kept_entries
 from fedlit.prediction import Learnt, Model, Predictor
@@ -86,13 +87,13 @@ def open_model(
         check_site(directory, site)
     network = first_network(config, source)
     check_origin(directory.path, {"network": sha256(network.state_dict())})
+    network.eval().to(held_in(config.precision))  # another dtype has other buffers, which the resident is to hold
     lend = partial(in_precision, precision=config.precision)
-    model_of_run = lend(network.eval())  # first: another dtype has other buffers, which the resident is to hold
     resident, memory = Resident(network), {} if site is None else state.memories.get(site, {})
     kept = kept_entries(config, algorithm, resident)
     learnt = Learnt(
         state.server,
-        model_of_run,
+        lend(network),
         resident,
         memory,
         kept,
@@ -121,12 +122,19 @@ def open_model(
     return Finished(network.eval(), prepared, is_network, source, description, config.batch_size, memory_format)
 
 
-def in_precision(network: nn.Module, *, precision: str) -> Model:
-    """The network, computing in the precision that a run had, such as `bf16-mixed`."""
+DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
+
+
+def held_in(precision: str) -> torch.dtype:
+    """The dtype that a run of that precision, such as `bf16-mixed`, holds its network in."""
     kind, form = precision.split("-")
-    dtype = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}[kind]
-    is_mixed = form == "mixed"
-    network.to(torch.float32 if is_mixed else dtype)
+    return torch.float32 if form == "mixed" else DTYPES[kind]
+
+
+def in_precision(network: nn.Module, *, precision: str) -> Model:
+    """A network that is held in a run's dtype, or was made of one that is, computing as that run did."""
+    kind, form = precision.split("-")
+    dtype, is_mixed = DTYPES[kind], form == "mixed"
 
     def model(images: Tensor) -> Tensor:
         weight = next(network.parameters())
@@ -174,7 +182,7 @@ def scored_with(directory: RunDirectory) -> DictConfig:
 
 
 def check_names(directory: RunDirectory, asked: DictConfig) -> None:
-    """Raises BadInput where a predictor is another than that of its name that the run was scored with."""
+    """Raises BadInput where a predictor, or a candidate of one, is another than the run was scored with by its name."""
     known = scored_with(directory)
     for name, node in ((str(name), node) for name, node in asked.items()):
         if name in known and build(node) != build(known[name]):
@@ -183,6 +191,8 @@ def check_names(directory: RunDirectory, asked: DictConfig) -> None:
                 f"prediction.{name} is not what {directory.path} was scored with under this name:\n  {changed}\n"
                 f"give it a name of its own, prediction={{my_{name}: {{_target_: {node['_target_']}, ...}}}}"
             )
+    if any(build(node).candidates for node in asked.values()):  # a trial has one result in a run
+        candidates_of({str(name): build(node) for name, node in {**known, **asked}.items()})
 
 
 def named_predictor(directory: RunDirectory, name: str) -> Predictor:

@@ -66,7 +66,7 @@ class Expert:
     """What a member shares once, after the kept round, where the experiment says so: the model of its own.
 
     `scalars["share"]` is how much of that is in its personal model, all where it is absent; the rest of that is the
-    global model: at the member the one that the kept round began with, elsewhere the one that the round ended with.
+    global model that the kept round ended with.
     Other scalars may tell how models and predictors do on validation cases, and `slots["features"]` hold statistics of
     the member's pictures.
     """

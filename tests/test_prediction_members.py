@@ -1,6 +1,7 @@
 """Laws of what is made of the members' personal models without training: votes, averages and choices among them."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,16 @@ from torch import nn
 from fedlit.errors import BadInput
 from fedlit.losses import probabilities
 from fedlit.messages import Expert
-from fedlit.prediction import BestMember, Ensemble, FedTHE, Global, NearestMember, UniformAverage
+from fedlit.prediction import (
+    Adaptation,
+    BestMember,
+    Ensemble,
+    FedTHE,
+    Global,
+    NearestMember,
+    Routing,
+    UniformAverage,
+)
 from fedlit.prediction.features import Moments, distance, feature_statistics, norm_layers, site_statistics
 from fedlit.prediction.fedthe import last_input, mixed_logits
 from fedlit.prediction.members import mean_prediction, members, own_models, personal, remembered
@@ -383,9 +393,12 @@ def test_a_model_is_asked_once_for_every_picture_that_it_has_room_for():
 
 
 def with_shares(share):
-    network = make_network()
-    experts = {name: replace(expert, scalars={"share": share}) for name, expert in experts_of(network).items()}
-    return at_unseen_site(network, experts=experts)
+    learnt = with_everything(make_network())
+    experts = learnt.experts.items()
+    return replace(
+        learnt,
+        experts={name: replace(expert, scalars={**expert.scalars, "share": share}) for name, expert in experts},
+    )
 
 
 def test_a_personal_model_is_its_members_own_mixed_with_the_global_one():
@@ -397,13 +410,22 @@ def test_a_personal_model_is_its_members_own_mixed_with_the_global_one():
     assert [expert.weights for expert in own_models(learnt)] == [expert.weights for expert in learnt.experts.values()]
 
 
-@pytest.mark.parametrize("kind", [Ensemble, UniformAverage], **named)
+@pytest.mark.parametrize("kind", [BestMember, Ensemble, NearestMember, UniformAverage], **named)
 def test_of_members_that_take_nothing_of_their_own_it_is_the_global_model(kind):
     learnt, images = with_shares(0.0), unlabelled()
     wanted = predicted(Global().prepare(learnt, images), images)
     assert torch.allclose(predicted(kind().prepare(learnt, images), images), wanted, atol=1e-5)
     whole = predicted(kind().prepare(with_shares(1.0), images), images)
     assert (whole - wanted).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", [FedTHE, partial(Routing, adaptation=Adaptation(passes=2, lr=0.05))])
+def test_what_is_mixed_anew_is_what_members_have_learnt_by_themselves(kind):
+    """However little of that they take for their own use."""
+    images = unlabelled()
+    none, whole = (predicted(kind().prepare(with_shares(share), images), images) for share in (0.0, 1.0))
+    assert torch.equal(none, whole)
+    assert (whole - predicted(Global().prepare(with_shares(1.0), images), images)).abs().max() > 1e-2
 
 
 def test_what_is_kept_at_a_member_is_mixed_with_nothing_elsewhere():

@@ -81,6 +81,9 @@ def test_a_batch_is_a_loop_over_its_pictures(name, form, way, monkeypatch):
         found, weights, biases = routed(layer, form, count=count)
         y = found(x)
         assert found.gates.shape == (count, 3 + (form != "difference"))
+        channels = 1 if found.convolves else -1
+        of_pictures = [part.movedim(channels, 0).flatten(1).mean(1) for part in x.chunk(count)]
+        torch.testing.assert_close(found._pooled(x), torch.stack(of_pictures), atol=1e-5, rtol=1e-5)
         assert count == 1 or (found.gates[0] - found.gates[-1]).abs().max() > 0.002
         wanted = by_hand(layer, form, weights, biases, found.gates.detach(), x)
         torch.testing.assert_close(y, wanted, atol=1e-5, rtol=1e-5)

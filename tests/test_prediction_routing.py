@@ -27,7 +27,7 @@ from fedlit.prediction.gates import FORMS, Gate
 from fedlit.prediction.normalisation import settle, use_batch_statistics
 from fedlit.prediction.routed_layers import RoutedLayer
 from fedlit.prediction.routed_network import routable
-from fedlit.prediction.steadiest import take_steadiest
+from fedlit.prediction.steadiest import put, take_steadiest
 from fedlit.prediction.told import dice_at, trial_of
 from fedlit.weights import sha256
 from tests.conftest import discs, make_network
@@ -617,6 +617,48 @@ def test_rows_that_are_not_pictures_stay_global():
     assert "1 of 4" in remark and "such as places, a Linear whose rows are not pictures" in remark
 
 
+def test_without_a_layer_on_pictures_there_is_nothing_to_route():
+    class Places(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.places, self.scale = nn.Linear(2, 1), nn.Parameter(torch.ones(1))
+
+        def forward(self, image):
+            rows, columns = (torch.linspace(0, 1, side) for side in image.shape[-2:])
+            places = self.places(torch.cartesian_prod(rows, columns)).T.unflatten(1, image.shape[-2:])
+            return image * self.scale + places
+
+    with pytest.raises(BadInput, match="Linear whose rows are pictures: nothing to route; use"):
+        Routing().prepare(at_site(Places()), unlabelled())
+
+
+def test_a_layer_that_a_picture_passed_by_has_no_gates_of_it():
+    class Skipping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.always, self.bright = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, image):
+            x = self.always(image)
+            return self.bright(x) if image.mean() > 0 else x
+
+    images = unlabelled()
+    model = routing(Adaptation(passes=3, lr=0.05)).prepare(at_site(Skipping()), images)
+    predicted(model, images)
+    assert (model.gates.abs().amax((0, 2)) > 0).tolist() == [True, True]
+    with torch.inference_mode():
+        model(-everything(images))
+    assert (model.gates.abs().amax((0, 2)) > 0).tolist() == [True, False]
+
+
+def test_gates_are_held_in_float32_whatever_a_run_holds_its_network_in():
+    learnt = at_site(make_network().bfloat16(), lend=partial(in_precision, precision="bf16-true"))
+    model = routing().prepare(learnt, unlabelled())
+    gates = [value for layer in model.noted.routed.values() for value in layer.gate.parameters()]
+    assert {value.dtype for value in gates} == {torch.float32}
+    assert predicted(model, unlabelled()).isfinite().all()
+
+
 def test_a_network_of_one_layer_has_nothing_to_route():
     with pytest.raises(BadInput, match="nothing to route"):
         Routing().prepare(at_site(nn.Conv2d(1, 1, 3, padding=1)), unlabelled())
@@ -733,6 +775,17 @@ def test_batch_norm_takes_the_steadiest_mixture():
     found = predicted(Routing(adaptation=AT_REST).prepare(elsewhere, images), images)
     torch.testing.assert_close(found, predicted(of_site, images), atol=1e-4, rtol=1e-4)
     assert take_steadiest(at_site(), make_network(), images, noise=0.05) is None
+
+
+def test_a_mixture_of_populations_has_the_statistics_of_all_their_values():
+    generator = torch.Generator().manual_seed(0)
+    some, others = (place + torch.randn(count, 4, generator=generator) for place, count in ((0, 300), (3, 100)))
+    layer = nn.BatchNorm2d(4)
+    of_some, of_others = ((values.mean(0), values.var(0, unbiased=False)) for values in (some, others))
+    put({"norm": layer}, {"norm": of_some}, {"norm": of_others}, share=0.25)
+    together = torch.cat([some, others])
+    torch.testing.assert_close(layer.running_mean, together.mean(0))
+    torch.testing.assert_close(layer.running_var, together.var(0, unbiased=False))
 
 
 def batch_norms_of(network):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from statistics import fmean as mean
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,11 +20,15 @@ from fedlit.metrics import Scoring
 from fedlit.prediction import TENT, BestMember, Ensemble, Global, Learnt, Personal, Predictor, Routing
 from fedlit.prediction.best_member import mean_dice
 from fedlit.prediction.features import feature_statistics
+from fedlit.prediction.predicted import case_by_case
 from fedlit.prediction.told import dice_at
 from fedlit.record import Record
 from fedlit.sharing import bytes_shared, load_experts, save_experts, share
 from fedlit.weights import num_bytes, sha256
 from tests.conftest import discs, fedlit, make_federation, make_site, run_rounds, write_manifest
+from tests.unseen_site import at_unseen_site, everything, volumes
+
+HOME = "fedlit.prediction"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +154,17 @@ def test_every_model_is_judged_by_the_validation_cases_of_all_members(trained):
     assert sha256(only.weights) == sha256(alone["a"].weights)
     up, down = bytes_shared(experts)
     assert down == (len(experts) - 1) * up > 0, "each member is sent the models of the others"
+
+
+def test_a_member_is_judged_by_the_model_that_it_uses(sites):
+    """Of members that take nothing of their own that is the global model, whatever they have learnt by themselves."""
+    federation, server = make_federation(sites)
+    server = run_rounds(federation, server, 2, IOPFL(mixing=(0.0,)))
+    found = federation.score({"global": Global()}, server, metrics=["dice"], split="val", **OPTIONS).cases
+    of_global = {name: mean(row.value for row in found if row.site == name) for name in "abc"}
+    for expert in share(federation, server, {"scores"}, **OPTIONS).values():
+        assert sha256(expert.weights) != sha256(server.weights)
+        assert {name: expert.scalars[dice_at(name)] for name in "abc"} == pytest.approx(of_global)
 
 
 def test_a_case_that_counts_for_nobody_decides_nothing(trained):
@@ -304,6 +321,30 @@ def test_the_gates_of_a_mixture_are_recorded_by_case_layer_and_member(trained, t
     assert [*record.gates()] == []
 
 
+def test_the_gates_of_a_volume_are_the_mean_over_its_slices():
+    class Brightness:
+        """Its gates are how bright a picture is."""
+
+        layers, members = ("conv",), ("a",)
+
+        def __call__(self, images):
+            self.gates = images.mean((1, 2, 3))[:, None, None]
+            return images
+
+    @dataclasses.dataclass(frozen=True)
+    class Brightest(Predictor):
+        def prepare(self, learnt, images):
+            return mixture
+
+    mixture, images = Brightness(), volumes((3, 2))
+    pictures = SimpleNamespace(unlabelled=lambda: images, size=images.size, num_classes=1)
+    mixture.gates = torch.zeros(0, 1, 1)
+    found = case_by_case(Brightest(), at_unseen_site(batch_size=2), pictures, place=lambda batch: batch)
+    for case, (planes, wanted) in zip(found, ((3, everything(images)[:3]), (2, everything(images)[3:])), strict=True):
+        assert len(case.planes) == planes
+        assert case.gates == {("conv", "a"): pytest.approx(wanted.mean().item())}
+
+
 PREDICT = "prediction.best={_target_: fedlit.prediction.BestMember}"
 
 
@@ -380,6 +421,24 @@ def test_a_name_means_one_predictor_in_a_run(config_file, disc_data, tmp_path, c
     assert fedlit("evaluate", run, f"prediction={{fast: {fast}}}") == 0
     image = next(disc_data.glob("u_*.png"))
     assert fedlit("predict", run, image, "--out", tmp_path / "masks", "--model", "fast") == 0, "it is remembered"
+
+
+def test_a_trial_has_one_result_in_a_run(config_file, tmp_path, capsys):
+    """Candidates of one name are one predictor, also of two `chosen` that were asked for at different times."""
+    assert fedlit("run", config_file, "num_rounds=1", "algorithm=iopfl") == 0
+
+    def evaluate(name, candidate):
+        candidates = f"{{global: {{_target_: {HOME}.Global}}, e: {{_target_: {HOME}.{candidate}}}}}"
+        word = f"prediction={{{name}: {{_target_: {HOME}.Chosen, candidates: {candidates}}}}}"
+        return fedlit("evaluate", tmp_path / "run", "share_personal=true", word)
+
+    assert evaluate("first", "Ensemble") == 0
+    before = load_experts(tmp_path / "run" / "experts", 1)
+    assert evaluate("second", "TTA") == 2
+    assert "candidates.e is set otherwise elsewhere" in capsys.readouterr().err
+    after = load_experts(tmp_path / "run" / "experts", 1)
+    assert {name: each.scalars for name, each in after.items()} == {name: each.scalars for name, each in before.items()}
+    assert evaluate("second", "Ensemble") == 0
 
 
 def test_sites_that_the_training_never_knew_can_be_evaluated(config_file, tmp_path, capsys):

@@ -90,10 +90,7 @@ class Routing(Predictor):
 
     def check_network(self, resident: Resident) -> None:
         if not routable(resident.network, resident.trained()):
-            raise BadInput(
-                "the network trains no Conv2d, ConvTranspose2d or Linear: nothing to route; use prediction=tent or "
-                "prediction=global"
-            )
+            raise nothing_to_route("no Conv2d, ConvTranspose2d or Linear")
 
     def remarks(self, learnt: Learnt, images: Unlabelled) -> Iterator[str]:
         routed, left = choose_layers(learnt, images)
@@ -111,6 +108,8 @@ class Routing(Predictor):
         self.check_network(learnt.resident)
         images = pictures_of(learnt, images)
         names = choose_layers(learnt, images).routed
+        if not names:
+            raise nothing_to_route("no Conv2d, ConvTranspose2d or Linear whose rows are pictures")
         network = learnt.copy(learnt.shared)
         if self.statistics == "steadiest":
             take_steadiest(learnt, network, images, self.objective.noise)
@@ -134,13 +133,12 @@ class Routing(Predictor):
                 value = self.objective(model, batch, seed, learnt.num_classes, teacher=teacher)
             return value + self.anchor * mean_square(layers) if self.anchor else value
 
-        names = [expert.client for expert in experts]
-        names = names if self.gates == "difference" else [*names, "global"]
-        noted = Noted(network, layers, len(names))
+        whose = [expert.client for expert in experts] + ["global"] * (self.gates != "difference")
+        noted = Noted(network, layers, len(whose))
         model = self.adaptation.adapt(learnt, network, images, objective)
         if by_batch and self.adaptation.protocol == "transductive":
             settle(learnt, network, by_batch, images)
-        return Routed(model, noted, names)
+        return Routed(model, noted, whose)
 
     def _teacher(self, learnt: Learnt, network: nn.Module, *, depends_on_its_batch: bool) -> Model | None:
         """What is said of pictures as they are; `network` is the global model as it begins to adapt."""
@@ -151,3 +149,8 @@ class Routing(Predictor):
             return remembered(predictions(learnt, [*members(learnt), Expert("global", learnt.shared)]))
         model = learnt.lend(at_rest(network))
         return model if depends_on_its_batch else remembered(model)
+
+
+def nothing_to_route(what: str) -> BadInput:
+    """The error for a network without a layer that could be a mixture."""
+    return BadInput(f"the network trains {what}: nothing to route; use prediction=tent or prediction=global")
