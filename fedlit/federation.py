@@ -119,12 +119,8 @@ class Federation:
             of_its_roles = [name for name in names if self.sites[name].role in predictor.roles]
             if names and not of_its_roles:
                 self.fleet.watch.warn(f"{model} is for {' and '.join(predictor.roles)} sites, and there is none")
-            if of_its_roles:
-                pictures = getattr(self.sites[of_its_roles[0]], split)
-                learnt = self.learnt(server, of_its_roles[0], num_classes=pictures.num_classes, experts=experts)
-                unlabelled = pictures.unlabelled()
-                learnt.check_pictures(unlabelled)
-                for remark in predictor.remarks(learnt, unlabelled):
+            for name in of_its_roles[:1]:
+                for remark in self._remarks(predictor, server, name, getattr(self.sites[name], split), experts):
                     self.fleet.watch.warn(f"{model}: {remark}")
             score = partial(self._score_site, predictor, server, experts or {}, scoring, metrics, split)
             for site, (scores, gates) in self.fleet.each(score, of_its_roles).items():
@@ -139,6 +135,15 @@ class Federation:
                     for case, layer, member, value in gates
                 )
         return found
+
+    def _remarks(
+        self, predictor: Predictor, server: Server, name: str, pictures: Pictures, experts: Mapping[str, Expert] | None
+    ) -> Iterable[str]:
+        """What one should know of a predictor, by the pictures of one site."""
+        unlabelled = pictures.unlabelled()
+        learnt = self.learnt(server, name, num_classes=pictures.num_classes, experts=experts)
+        learnt.check_pictures(unlabelled)
+        return predictor.remarks(learnt, unlabelled)
 
     def _score_site(
         self,

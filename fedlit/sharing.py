@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
@@ -40,8 +40,19 @@ def share(
     Raises:
         BadInput: no member has a personal model, or none has the validation cases by which something is chosen.
     """
-    watch, members = federation.fleet.watch, sorted(federation.fleet.members)
+    members = sorted(federation.fleet.members)
     experts = federation.fleet.gather(partial(_expert, federation, server, needs), members)
+    experts = _sound(experts, members, federation.fleet.watch.warn)
+    judge = Judge(federation, server, scoring, classes)
+    if "scores" in needs:
+        experts = _judged(judge, experts)
+    if candidates and len(experts) > 1:
+        experts = _tried(judge, experts, candidates)
+    return experts
+
+
+def _sound(experts: Mapping[str, Expert], members: Sequence[str], warn: Callable[[str], None]) -> dict[str, Expert]:
+    """Those that hold numbers; what is peculiar about them is told."""
     if not experts:
         raise BadInput(
             "no member has a personal model to share: the algorithm makes none; train with one that does, such as "
@@ -49,35 +60,39 @@ def share(
         )
     for name in members:
         if name not in experts:
-            watch.warn(f"{name} has no personal model, it completed no round: predictions for other sites do without")
+            warn(f"{name} has no personal model, it completed no round: predictions for other sites do without")
         elif not is_finite(experts[name]):
-            watch.warn(f"the personal model of {name} holds NaN or Inf: predictions for other sites do without")
-            del experts[name]
-    if not experts:
+            warn(f"the personal model of {name} holds NaN or Inf: predictions for other sites do without")
+    sound = {name: expert for name, expert in experts.items() if is_finite(expert)}
+    if not sound:
         raise BadInput("every personal model holds NaN or Inf: train again, with a smaller lr")
-    if all(expert.scalars.get("share") == 0 for expert in experts.values()):
-        watch.warn(
+    if all(expert.scalars.get("share") == 0 for expert in sound.values()):
+        warn(
             "no member takes anything of a model of its own (all shares are 0): every personal model is the global "
             "one, and so is what is made of them; routing mixes what members have learnt by themselves"
         )
-    if len(experts) == 1:
-        watch.warn(f"only {min(experts)} shares a personal model: it is weighed against the global one alone")
-    judge = Judge(federation, server, scoring, classes)
-    if "scores" in needs:
-        dice = judge.dice({name: ModelOf(name) for name in experts}, experts)
-        experts = {
-            name: _told(expert, **{dice_at(site): value for site, value in dice[name].items()})
-            for name, expert in experts.items()
-        }
-    if candidates and len(experts) > 1:
-        tried = judge.dice(
-            {name: AsUnseen(candidate, federation.sites) for name, candidate in candidates.items()}, experts
-        )
-        experts = {
-            member: _told(expert, **{trial_of(name): dice[member] for name, dice in tried.items() if member in dice})
-            for member, expert in experts.items()
-        }
-    return experts
+    if len(sound) == 1:
+        warn(f"only {min(sound)} shares a personal model: it is weighed against the global one alone")
+    return sound
+
+
+def _judged(judge: Judge, experts: Mapping[str, Expert]) -> dict[str, Expert]:
+    """With how every member's personal model does at all members."""
+    dice = judge.dice({name: ModelOf(name) for name in experts}, experts)
+    return {
+        name: _told(expert, **{dice_at(site): value for site, value in dice[name].items()})
+        for name, expert in experts.items()
+    }
+
+
+def _tried(judge: Judge, experts: Mapping[str, Expert], candidates: Mapping[str, Predictor]) -> dict[str, Expert]:
+    """With how each candidate does at the member, as if that were unseen."""
+    sites = judge.federation.sites
+    dice = judge.dice({name: AsUnseen(candidate, sites) for name, candidate in candidates.items()}, experts)
+    return {
+        member: _told(expert, **{trial_of(name): of[member] for name, of in dice.items() if member in of})
+        for member, expert in experts.items()
+    }
 
 
 def _told(expert: Expert, **scalars: float) -> Expert:
