@@ -116,7 +116,12 @@ def test_the_nearest_member_has_pictures_like_the_sites():
         images = unlabelled(5, seed=7)
         read = images.images
         images.images = lambda indices, read=read, place=place: read(indices) * (1 - 0.25 * place)
-        assert torch.equal(predicted(NearestMember().prepare(learnt, images), images), own(learnt, name, images))
+        nearest = NearestMember().prepare(learnt, images)
+        assert torch.equal(predicted(nearest, images), own(learnt, name, images))
+        told = dict(zip(nearest.members, nearest.gates.unbind(-1), strict=True))
+        assert {who: gate.tolist() for who, gate in told.items()} == {
+            who: [[float(who == name)]] * 5 for who in ("global", "a", "b", "c")
+        }
 
 
 def test_distances_are_zero_at_home_and_agree_both_ways():

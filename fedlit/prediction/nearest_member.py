@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 from fedlit.data.pictures import Unlabelled
 from fedlit.errors import BadInput
@@ -32,8 +34,24 @@ class NearestMember(Predictor):
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         experts = own_models(learnt)
         far = distances(site_statistics(learnt, images), experts)
-        learnt.resident.load(personal(learnt, experts[far.index(min(far))]).weights)
-        return learnt.network
+        nearest = far.index(min(far))
+        learnt.resident.load(personal(learnt, experts[nearest]).weights)
+        return WholeMember(learnt.network, [expert.client for expert in experts], nearest)
+
+
+class WholeMember:
+    """One member's model as a mixture, so that it is told whose: of that member all, of the others nothing."""
+
+    layers = ("all",)
+
+    def __init__(self, model: Model, members: Sequence[str], taken: int):
+        self.model, self.members = model, ("global", *members)
+        self.gate = one_hot(torch.tensor(taken + 1), len(self.members)).float()
+        self.gates = torch.empty(0, 1, len(self.members))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.gates = self.gate.expand(len(images), 1, -1)
+        return self.model(images)
 
 
 def distances(own: Weights, experts: Sequence[Expert]) -> list[float]:
