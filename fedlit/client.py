@@ -16,7 +16,7 @@ from fedlit import local_score, training
 from fedlit.data.pictures import Pictures
 from fedlit.data.site import Site
 from fedlit.errors import BadInput
-from fedlit.losses import dice_of_masks
+from fedlit.losses import overlaps
 from fedlit.messages import Slots, Update
 from fedlit.privacy import fitting
 from fedlit.resident import Resident
@@ -72,9 +72,9 @@ class Client(lightning.LightningModule):
         """The mean loss over the pictures of a batch."""
         return self.loss(*self._predicted(network, batch))
 
-    def dice(self, network: nn.Module, batch: Batch) -> Tensor:
-        """The mean Dice over the pictures and classes of a batch."""
-        return dice_of_masks(*self._predicted(network, batch))
+    def overlaps(self, network: nn.Module, batch: Batch) -> Tensor:
+        """What Dice is made of, for the pictures and classes of a batch, see `fedlit.losses.overlaps`."""
+        return overlaps(*self._predicted(network, batch))
 
     def _predicted(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The logits, and the target on their device."""
@@ -133,9 +133,9 @@ class Client(lightning.LightningModule):
         return (training.fit if self.plan.privacy is None else fitting.fit)(self, round, **openings)
 
     def validation_dice(self, weights: Weights) -> float:
-        """The mean Dice over the site's validation pictures; these weights stay in the resident network."""
+        """The mean Dice over the site's validation cases; these weights stay in the resident network."""
         self.resident.load(weights)
-        return local_score.mean_over(self, self.site.val, self.dice)
+        return local_score.mean_dice_over(self, self.site.val)
 
     def loss_over(self, pictures: Pictures) -> float:
         """The mean loss over pictures with the loaded weights, in evaluation mode, without augmentation.
@@ -143,7 +143,7 @@ class Client(lightning.LightningModule):
         Raises:
             ClientFailed: there are no pictures, or the loss is NaN or Inf.
         """
-        return local_score.mean_over(self, pictures, self.objective)
+        return local_score.mean_loss_over(self, pictures)
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the resident network's entries."""

@@ -32,16 +32,15 @@ def masks(logits: Tensor, num_classes: int) -> Tensor:
     return logits.argmax(1, keepdim=True) == classes
 
 
-def dice_of_masks(logits: Tensor, target: Tensor) -> Tensor:
-    """The mean over pictures and classes of 2 |A and B| / (|A| + |B|), 1 where neither mask has a pixel.
+def overlaps(logits: Tensor, target: Tensor) -> Tensor:
+    """Numbers of pixels [B, K, 2], 2 |A and B| and |A| + |B|, whose ratio is Dice, also of their sums over slices.
 
     Args:
         logits: as `masks` takes them.
         target: planes of 0 and 1 [B, K, H, W].
     """
     found, target = masks(logits, target.shape[1]), target.bool()
-    size = (found.sum((2, 3)) + target.sum((2, 3))).double()
-    return torch.where(size > 0, 2 * (found & target).sum((2, 3)) / size, 1.0).mean()
+    return torch.stack([2 * (found & target).sum((2, 3)), found.sum((2, 3)) + target.sum((2, 3))], dim=2)
 
 
 def is_softmax(logits: Tensor, num_classes: int) -> bool:

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,7 +16,11 @@ from torch import nn
 from fedlit import algorithms
 from fedlit.algorithms import IOPFL, Algorithm, Centralized, FedAvg, Local
 from fedlit.algorithms.iopfl import best_share
+from fedlit.data.pictures import Case
+from fedlit.local_score import dice_of_cases
+from fedlit.losses import overlaps
 from fedlit.messages import Broadcast, Update
+from fedlit.metrics import Scoring
 from fedlit.networks import SAM, Adapters
 from fedlit.prediction import Global, Learnt, Personal
 from fedlit.resident import Resident
@@ -179,6 +184,41 @@ def test_the_share_is_the_least_that_is_nearly_best_on_validation_cases_and_on_n
     empty = replace(site, train=site.val, test=site.val)
     other, _ = make_federation([empty], network=Dial())
     assert best_share(other.fleet.clients["a"], *ends, shares, 0.003) == 0.5
+
+
+def volumes_of(*depths):
+    starts = [sum(depths[:place]) for place in range(len(depths))]
+    return [
+        Case(f"v{place}", tuple(range(start, start + depth)), f"p{place}", is_volume=True)
+        for place, (start, depth) in enumerate(zip(starts, depths, strict=True))
+    ]
+
+
+def test_validation_dice_is_that_by_which_runs_are_judged():
+    """Volumes as one body, what is empty in both masks left out, also slices and classes of others that are not."""
+    random = torch.Generator().manual_seed(1)
+    cases, target = volumes_of(1, 4, 3, 2), (torch.rand(10, 2, 5, 5, generator=random) > 0.6).float()
+    logits = torch.randn(10, 2, 5, 5, generator=random)
+    target[2:4], logits[3] = 0, -1.0  # an empty slice that is found so, one that is not
+    target[5:8, 1], logits[5:8, 1] = 0, -1.0  # a class that is nowhere in its volume
+    target[8:], logits[8:] = 0, -1.0  # a volume of nothing
+    means = []
+    for case in cases:
+        found, there = (planes[[*case.indices]].transpose(0, 1).numpy() for planes in (logits > 0, target.bool()))
+        scores = [value for _, _, value in Scoring().score(found, there, names=["dice"])]
+        means += [np.nanmean(scores)] if not np.isnan(scores).all() else []
+    assert len(means) == 3
+    assert dice_of_cases(cases, overlaps(logits, target)) == pytest.approx(np.mean(means), abs=1e-12)
+    assert dice_of_cases(cases[3:], overlaps(logits, target)) == 1.0, "who finds nothing where nothing is, is right"
+
+
+def test_to_find_nothing_in_a_volume_is_nothing_however_many_slices_are_empty():
+    empty, there = torch.zeros(10, 1, 8, 8), torch.zeros(10, 1, 8, 8)
+    there[:3] = 1
+    nearly = there.clone()
+    nearly[:, :, 0, 0] = 1
+    nothing, most = (dice_of_cases(volumes_of(10), overlaps(found - 0.5, there)) for found in (empty, nearly))
+    assert nothing == 0 and most > 0.98
 
 
 def test_a_site_without_validation_cases_takes_the_mean_of_the_shares():

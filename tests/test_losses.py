@@ -19,8 +19,8 @@ from fedlit.losses import (
     DiceLoss,
     Focal,
     SoftDice,
-    dice_of_masks,
     masks,
+    overlaps,
     probabilities,
 )
 
@@ -210,9 +210,9 @@ def test_losses_are_values():
         BCE().pos_weight = 2.0
 
 
-def test_dice_is_of_masks_and_one_where_nobody_has_a_pixel():
+def test_overlaps_count_pixels_of_masks():
     target = torch.zeros(2, 2, 2, 2)
     target[0, 0, 0] = target[1] = 1
     logits = torch.full((2, 2, 2, 2), -1.0)
     logits[0, 0, 0, 0] = logits[1, 0] = 0.1
-    assert dice_of_masks(logits, target).item() == pytest.approx((2 / 3 + 1 + 1 + 0) / 4)
+    assert overlaps(logits, target).tolist() == [[[2, 3], [0, 0]], [[8, 8], [0, 4]]]
