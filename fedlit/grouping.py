@@ -69,7 +69,11 @@ def _means_of_folds(folds: Sequence[Sequence[Scored]]) -> list[dict[str, float]]
     by_seed = [{run.seed: run.scores for run in runs} for runs in folds]
     seeds = sorted(set.intersection(*map(set, by_seed)))
     return [
-        {name: statistics.fmean(fold[seed][name] for fold in by_seed) for name in SCORES if name in by_seed[0][seed]}
+        {
+            name: statistics.fmean(fold[seed][name] for fold in by_seed)
+            for name in SCORES
+            if all(name in fold[seed] for fold in by_seed)
+        }
         for seed in seeds
     ]
 

@@ -48,9 +48,17 @@ def of_members(config: DictConfig, algorithm: Algorithm, participants: Sequence[
         if without:
             yield f"algorithm.aggregate: {algorithm.aggregate} needs validation pictures, which these lack: {without}"
     predictors = {str(name): build(node) for name, node in config.prediction.items()}
-    if participants and not any(len(site.val) for site in participants if site.name != ROOT):
-        judged = [name for name, each in predictors.items() if {"scores", "trials"} & {*each.needs}]
-        yield from (f"prediction.{name}: it is chosen by validation cases, and no member has any" for name in judged)
+    if participants:
+        judges = [site.name for site in participants if len(site.val) and site.name != ROOT]
+        for name, predictor in predictors.items():
+            needs = {"scores", "trials"} & {*predictor.needs}
+            if needs and not judges:
+                yield f"prediction.{name}: it is chosen by validation cases, and no member has any"
+            elif len(needs) == 2 and len(judges) == 1:
+                yield (
+                    f"prediction.{name}: a candidate is chosen by validation cases, none of the member that is left "
+                    f"out in turn, and only {judges[0]} has any; leave best_member out of its candidates"
+                )
     yield from told(lambda: candidates_of(predictors))
     settings = {str(key): value for key, value in config.items()}
     yield from (f"algorithm: {problem}" for problem in algorithm.problems(settings))

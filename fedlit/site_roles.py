@@ -18,12 +18,17 @@ from fedlit.display import Display
 from fedlit.errors import BadInput
 from fedlit.first_network import check_activation
 
+TAKEN = frozenset({ROOT, "global"})
+"""Names that no site may have: of the client that is the server's own site, and of the global model in mixtures."""
+
 
 def load_sites(config: DictConfig, source: Any, display: Display) -> dict[str, Site]:
     """The sites by name, in order of their names."""
     check_activation(config, source)
     loaded = source.load(unseen_sites=config.unseen_sites, server_site=config.server_site)
     loaded += further_sites(config, {site.name for site in loaded})
+    if taken := sorted(TAKEN & {site.name for site in loaded}):
+        raise BadInput(f"a site is called {taken[0]}, a name that fedlit needs itself; rename it in its manifest")
     for text in (text for site in loaded for text in site.remarks):
         display.warn(text)
     members = [site for site in loaded if site.role == "member"]

@@ -2,8 +2,8 @@
 
 Everything is scored on the test cases of the last round, a rule that looks at no result. Every site's patients are
 dealt anew into its train, val and test for each re-split. Differences to the global model are taken run by run; their
-interval is Student's t over re-splits, each the mean over its seeds. `not below` means that it excludes -0.01. As
-re-splits share patients it is too narrow (Nadeau and Bengio, Machine Learning 2003).
+interval is Student's t over re-splits, each the mean over its seeds. One that reaches below -0.01 has a `*`. As
+re-splits share patients they are too narrow (Nadeau and Bengio, Machine Learning 2003).
 """
 
 from __future__ import annotations

@@ -100,6 +100,17 @@ def test_groups_are_named_by_what_differs_in_its_last_name(tmp_path):
     assert as_markdown(table).splitlines()[0] == "| algorithm | lr | seeds | worst site | mean | gap |"
 
 
+@pytest.mark.parametrize("without", ["a", "b"])
+def test_the_mean_of_folds_is_of_scores_that_all_have(tmp_path, without):
+    """Distances of a site without spacing are in pixels, and are no score in mm."""
+    for site in "ab":
+        unit = "hd95_px" if site == without else "hd95_mm"
+        make_run(tmp_path / site, {site: 3.0}, unseen_sites=[site], metric=unit)
+        Record(tmp_path / site).add([MetricRow(2, "d", "member", "global", "test", "hd95_mm", 4.0, 3)])
+    *_, mean = table_of(tmp_path, metric="hd95_mm").groups
+    assert mean.labels == ("mean of 2",) and mean.scores["mean"].mean == 4.0 and mean.scores["unseen"].mean is None
+
+
 def test_left_out_sites_have_a_line_each_and_their_mean_over_whole_seeds(tmp_path):
     unseen = {("a", 0): 0.2, ("a", 1): 0.4, ("b", 0): 0.6, ("b", 1): 0.9, ("c", 0): 0.7}  # c with seed 1 is not there
     for (site, seed), dice in unseen.items():

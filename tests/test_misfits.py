@@ -165,3 +165,11 @@ def test_check_says_who_has_no_validation_pictures_to_be_weighed_by(config_file,
     said = capsys.readouterr().err
     assert "prediction.best_member: it is chosen by validation cases, and no member has any" in said
     assert "prediction.ensemble" not in said
+
+
+@pytest.mark.parametrize("name", ["global", "root_of_trust"])
+def test_names_that_mean_something_else_are_no_sites(config_file, tmp_path, capsys, name):
+    (tmp_path / "named").mkdir()
+    data = write_manifest(tmp_path / "named", {name: (2, 1, 1), "b": (2, 1, 1)})
+    assert fedlit("check", config_file, f"data.root={data}", "unseen_sites=[]") == 2
+    assert f"a site is called {name}, a name that fedlit needs itself; rename it" in capsys.readouterr().err

@@ -240,6 +240,12 @@ def test_a_choice_that_nobody_can_make_is_refused_before_training(config_file, t
     words = [f"data.root={data}", "algorithm=iopfl", "share_personal=true", "prediction=[chosen]"]
     assert fedlit("check", config_file, *words) == 2
     assert "prediction.chosen: it is chosen by validation cases, and no member has any" in capsys.readouterr().err
+    data = write_manifest(tmp_path / "few", {"a": (3, 1, 1), "b": (3, 0, 1), "u": (0, 0, 1)})
+    assert fedlit("check", config_file, *words) == 0, "what is tried at one alone needs no other"
+    capsys.readouterr()
+    best = "prediction.chosen.candidates.best_member={_target_: fedlit.prediction.BestMember}"
+    assert fedlit("check", config_file, *words, best) == 2
+    assert "none of the member that is left out in turn, and only a has any" in capsys.readouterr().err
     nodes = ", ".join(
         f"{name}: {{_target_: fedlit.prediction.{kind}}}" for name, kind in (("global", "TTA"), ("b", "Ensemble"))
     )

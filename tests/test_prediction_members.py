@@ -204,7 +204,7 @@ def test_heads_are_mixed_for_each_picture_by_itself():
     model = FedTHE().prepare(learnt, images)
     together = predicted(model, images)
     gates = model.gates
-    assert model.members == ("global", "a", "b", "c") and gates.shape == (6, 1, 4)
+    assert model.members == ("a", "b", "c", "global") and gates.shape == (6, 1, 4)
     torch.testing.assert_close(gates.sum(-1), torch.ones(6, 1))
     with torch.inference_mode():
         alone = torch.cat([model(images.images([place])) for place in range(6)])
@@ -217,7 +217,7 @@ def test_without_a_step_all_heads_weigh_the_same():
     logits, body = predicted(model, images), learnt.server.weights
     torch.testing.assert_close(model.gates, torch.full((6, 1, 4), 0.25))
     each = []
-    for head in (body, *(learnt.experts[name].weights for name in "abc")):
+    for head in (*(learnt.experts[name].weights for name in "abc"), body):
         learnt.resident.load({**body, **{name: head[name] for name in ("head.weight", "head.bias")}})
         each.append(predicted(learnt.network, images))
     torch.testing.assert_close(logits, torch.stack(each).mean(0))
@@ -242,8 +242,48 @@ def test_pictures_are_near_the_member_that_has_such():
     weigh = model._weigh
     model._weigh = lambda logits, distances: seen.append(distances) or weigh(logits, distances)
     predicted(model, images)
-    assert seen[0].shape == (4, 6) and (seen[0][1] < seen[0][3]).all()
+    near = dict(zip(model.members, seen[0], strict=True))
+    assert seen[0].shape == (4, 6) and (near["a"] < near["c"]).all()
     torch.testing.assert_close(seen[0].mean(0), torch.ones(6))
+
+
+def test_features_are_those_of_the_servers_model_also_within_a_head():
+    """A head that reaches below the last norm layer: how near a member is does not depend on whose head comes last."""
+    images, learnt = unlabelled(), with_everything(make_network())
+    named_anew = {"x": "c", "y": "b", "z": "a"}
+    other = replace(learnt, experts={new: replace(learnt.experts[old], client=new) for new, old in named_anew.items()})
+    method, found = FedTHE(head=("decoders.1.*", "head.*")), []
+    for each in (learnt, other):
+        model = method.prepare(each, images)
+        logits = predicted(model, images)
+        found.append((logits, dict(zip(model.members, model.gates[:, 0].T, strict=True))))
+    (one, gates), (two, again) = found
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
+    for new, old in {**named_anew, "global": "global"}.items():
+        torch.testing.assert_close(again[new], gates[old], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "what"),
+    [(Routing(), "in any layer that is routed"), (FedTHE(), "in the head")],
+    ids=["routing", "fedthe"],
+)
+def test_members_that_keep_nothing_of_what_is_mixed_are_told_of(predictor, what):
+    """FedBN, whose members' models are the global one but for their norm layers."""
+    network, images = make_network(), unlabelled()
+    learnt = with_everything(network)
+    assert not [*predictor.remarks(learnt, images)]
+    of_all = learnt.server.weights
+    kept = {name for name in of_all if "norm" in name}
+    only_norms = {
+        name: replace(expert, weights={**of_all, **{entry: expert.weights[entry] for entry in kept}})
+        for name, expert in learnt.experts.items()
+    }
+    server = replace(learnt.server, weights={name: value for name, value in of_all.items() if name not in kept})
+    assert kept and len(kept) < len(of_all)
+    learnt = replace(learnt, server=server, kept=("*norm*",), experts=only_norms)
+    [remark] = predictor.remarks(learnt, images)
+    assert remark.startswith(f"members' own models do not differ from the global one {what}")
 
 
 def test_a_mixture_of_identical_heads_is_the_global_model():

@@ -1,13 +1,14 @@
 """Laws of TENT, SAR and AdaBN: what they change, what they leave, and where they are the global model."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from fedlit.errors import BadInput
-from fedlit.prediction import SAR, TENT, AdaBN, Adaptation
+from fedlit.prediction import SAR, TENT, AdaBN, Adaptation, Routing
 from fedlit.prediction.normalisation import batch_norms, settle, use_batch_statistics
 from fedlit.prediction.sar import FlatStep
 from fedlit.prediction.unsupervised import entropy
@@ -147,6 +148,22 @@ def test_where_there_is_none():
             kind().prepare(each, images) is None for each in (at_unseen_site(plain), at_unseen_site(frozen), kept)
         )
     assert AdaBN().prepare(kept, images) is None
+
+
+@pytest.mark.parametrize("make", [TENT, SAR, partial(Routing, tune_norms=True)], ids=["tent", "sar", "routing"])
+def test_steps_that_a_precision_cannot_hold_are_told_of(make):
+    """In bfloat16 the number after 1 is 1.0078: Adam's steps of 1e-3 are rounded away."""
+    for dtype, lr, is_lost in (
+        (torch.float32, 1e-6, False),
+        (torch.bfloat16, 1e-3, True),
+        (torch.bfloat16, 4e-3, False),
+        (torch.float16, 4e-4, True),
+        (torch.float16, 5e-4, False),
+    ):
+        network = used().to(dtype)
+        learnt = at_unseen_site(network, experts=experts_of(network))
+        told = [*make(adaptation=Adaptation(lr=lr)).remarks(learnt, unlabelled())]
+        assert ["adaptation.lr" in remark for remark in told] == [True] * is_lost
 
 
 @pytest.mark.parametrize("predictor", VARIANTS, **named)

@@ -25,7 +25,7 @@ from fedlit.weights import Weights
 
 @dataclass(frozen=True)
 class Personalising(Algorithm):
-    """An algorithm beside which every client makes a personal model, remembers it and never sends it.
+    """An algorithm beside which every client makes a personal model and remembers it; no round sends it.
 
     The federation is that of `inner`, bit for bit.
 

@@ -18,7 +18,7 @@ from fedlit.losses import probabilities
 from fedlit.messages import Expert
 from fedlit.prediction.base import Learnt, Model, Predictor
 from fedlit.prediction.features import channel_axis, hooked, observed_layers
-from fedlit.prediction.members import own_models
+from fedlit.prediction.members import alike, own_models
 from fedlit.prediction.unsupervised import entropy
 from fedlit.resident import Resident
 from fedlit.weights import Weights, select
@@ -63,6 +63,13 @@ class FedTHE(Predictor):
                 "name those of the network's last layer"
             )
 
+    def remarks(self, learnt: Learnt, images: Unlabelled) -> Iterator[str]:
+        if alike(learnt, select(learnt.resident.parameters, self.head)):
+            yield (
+                "members' own models do not differ from the global one in the head, and no mixture of theirs does; "
+                "train with algorithm=iopfl, or leave it out"
+            )
+
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         experts = own_models(learnt)
         if learnt.shared is None:
@@ -71,8 +78,8 @@ class FedTHE(Predictor):
         own = select(learnt.resident.parameters, self.head)
         observer = learnt.copy(learnt.server.weights)  # whose features members have shared
         network = learnt.copy(learnt.shared) if learnt.kept else observer  # last: it loads what `own` holds
-        heads = {"global": {name: value.detach().clone() for name, value in own.items()}}
-        heads |= {expert.client: {name: expert.weights[name] for name in own} for expert in experts}
+        heads = {expert.client: {name: expert.weights[name] for name in own} for expert in experts}
+        heads["global"] = {name: value.detach().clone() for name, value in own.items()}
         return HeadMixture(self, learnt, network, observer, heads, mean_features(experts))
 
 
@@ -88,13 +95,14 @@ def mean_features(experts: Sequence[Expert]) -> dict[str, Weights]:
             raise BadInput(f"{name} shares no statistics of its features: evaluate the run again")
     names = next(iter(features.values()))
     mean = {name: torch.stack([shared[name] for shared in features.values()]).mean(0) for name in names}
-    return {"global": mean, **features}
+    return {**features, "global": mean}
 
 
 class HeadMixture:
     """A network whose heads are mixed by weights found for each picture; `gates` are those of the last call.
 
     The `observer` looks at the features, as at the members; another network where members keep entries of their own.
+    The global head comes last, so that it is with the server's model that features are seen, also within a head.
     """
 
     layers = ("head",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -57,7 +57,7 @@ def personal(learnt: Learnt, expert: Expert) -> Expert:
 
 
 def own_models(learnt: Learnt) -> list[Expert]:
-    """What the members share, in the order of their names: what each has learnt by itself, mixed with nothing.
+    """What the members share, in the order of their names: the models of `own_model`, mixed with nothing.
 
     Raises as `members` does.
     """
@@ -79,6 +79,16 @@ def own_models(learnt: Learnt) -> list[Expert]:
         if not is_finite(learnt.experts[name]):
             raise BadInput(f"the personal model of {name} holds NaN or Inf; leave it out, or train again")
     return [learnt.experts[name] for name in sorted(learnt.experts)]
+
+
+def alike(learnt: Learnt, entries: Collection[str]) -> bool:
+    """No member's own model differs from the global one in any of these entries. Raises as `own_models` does."""
+    experts, of_all = own_models(learnt), learnt.shared
+    return of_all is not None and all(
+        torch.equal(expert.weights[name], of_all[name].to(expert.weights[name]))
+        for expert in experts
+        for name in entries
+    )
 
 
 def is_finite(expert: Expert) -> bool:

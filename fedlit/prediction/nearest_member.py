@@ -40,7 +40,10 @@ class NearestMember(Predictor):
 
 
 class WholeMember:
-    """One member's model as a mixture, so that it is told whose: of that member all, of the others nothing."""
+    """One member's personal model as a mixture, so that it is told whose: 1 of that, 0 of the others.
+
+    Also 0 of the `global` model, so that nobody takes the 1 for something that is added to it.
+    """
 
     layers = ("all",)
 

@@ -71,10 +71,23 @@ def scales_and_shifts(network: nn.Module) -> set[str]:
     return {f"{layer}.{part}" for layer in norm_layers(network) for part in ("weight", "bias")}
 
 
-def untuned(resident: Resident) -> Iterator[str]:
-    """What there is to say of a network without anything for `tuned_norms`."""
+def untuned(resident: Resident, lr: float) -> Iterator[str]:
+    """What there is to say of a network in which `tuned_norms` changes nothing, by steps of `lr`."""
     if not scales_and_shifts(resident.network) & resident.parameters.keys():
         yield "the federation trains no scale or shift of a normalising layer: there is nothing to adapt"
+    yield from lost_steps(resident, lr)
+
+
+def lost_steps(resident: Resident, lr: float) -> Iterator[str]:
+    """What there is to say where steps of `lr` are less than half the distance between numbers near 1."""
+    trained = scales_and_shifts(resident.network) & resident.parameters.keys()
+    for dtype in {resident.parameters[name].dtype for name in trained}:
+        if lr < torch.finfo(dtype).eps / 2:
+            yield (
+                f"adaptation.lr={lr:g} is lost in {str(dtype).removeprefix('torch.')}, in which the network is held: "
+                f"numbers near 1 are {torch.finfo(dtype).eps:.2g} apart, and scales stay as they are; use "
+                "precision=bf16-mixed or 32-true"
+            )
 
 
 def tuned_norms(

@@ -16,8 +16,8 @@ from fedlit.prediction.base import Learnt, Model, Predictor, at_rest
 from fedlit.prediction.features import uncached
 from fedlit.prediction.gates import FORMS
 from fedlit.prediction.learner import pictures_of
-from fedlit.prediction.members import members, own_models, predictions, remembered
-from fedlit.prediction.normalisation import scales_and_shifts, settle, use_batch_statistics
+from fedlit.prediction.members import alike, members, own_models, predictions, remembered
+from fedlit.prediction.normalisation import lost_steps, scales_and_shifts, settle, use_batch_statistics
 from fedlit.prediction.routed_network import Noted, Routed, choose_layers, mean_square, routable, route
 from fedlit.prediction.steadiest import take_steadiest
 from fedlit.prediction.unsupervised import Unsupervised
@@ -100,6 +100,13 @@ class Routing(Predictor):
                 f"{len(left)} of {len(routed) + len(left)} convolutions and linear layers stay those of the global "
                 f"model, such as {name}, {why}; Conv2d, ConvTranspose2d and Linear themselves are routed"
             )
+        if alike(learnt, [name for name in learnt.resident.parameters if name.rpartition(".")[0] in routed]):
+            yield (
+                "members' own models do not differ from the global one in any layer that is routed, and no mixture of "
+                "them does; train with algorithm=iopfl, or leave it out"
+            )
+        if self.tune_norms:
+            yield from lost_steps(learnt.resident, self.adaptation.lr)
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         experts = own_models(learnt)

@@ -52,7 +52,7 @@ class SAR(Predictor):
                 raise ValueError(f"SAR: {name}={value!r} is not allowed; use a number from {low} to {high}")
 
     def remarks(self, learnt: Learnt, images: Unlabelled) -> Iterator[str]:
-        return untuned(learnt.resident)
+        return untuned(learnt.resident, self.adaptation.lr)
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         def unsure(model: Model, batch: Tensor, seed: int) -> Tensor:

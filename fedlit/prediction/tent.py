@@ -37,7 +37,7 @@ class TENT(Predictor):
         check_adaptation(self.adaptation)
 
     def remarks(self, learnt: Learnt, images: Unlabelled) -> Iterator[str]:
-        return untuned(learnt.resident)
+        return untuned(learnt.resident, self.adaptation.lr)
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         def unsure(model: Model, batch: Tensor, seed: int) -> Tensor:
