@@ -116,7 +116,7 @@ class Checkpoints:
         content = dumps(weights)
         name = f"{hashlib.sha256(content).hexdigest()}.safetensors"
         self.directory.mkdir(parents=True, exist_ok=True)
-        if not (self.directory / name).exists():
+        if not is_whole(self.directory / name):  # a round that is repeated mends what was damaged
             write_atomically(self.directory / name, content)
         return name
 
@@ -193,10 +193,15 @@ def read_index(path: Path) -> dict[str, Any]:
     return index
 
 
+def is_whole(path: Path) -> bool:
+    """A file is there, and its content has the hash that it is named by."""
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+
+
 def _read(directory: Path, name: str) -> Weights:
     path = directory / name
     if Path(name).name != name or not path.is_file():
         raise BadInput(f"checkpoint file {path} is missing")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
+    if not is_whole(path):
         raise BadInput(f"checkpoint file {path} is damaged: its content does not have the hash it is named by")
     return load(path)[0]

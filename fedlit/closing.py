@@ -35,9 +35,7 @@ def account(experiment: Experiment, kept: State, last: State, progress: Progress
         "name": config.name,
         "algorithm": type(algorithm).__name__,
         "kept_round": kept.server.round,
-        "kept_by": f"{config.keep_by} validation Dice"
-        if progress.kept_round
-        else "last round, for want of validation cases",
+        "kept_by": kept_by(experiment, progress),
         "num_rounds": progress.num_rounds,
         "start": None if experiment.beginning is None else experiment.beginning.report(),
         "seconds_per_round": progress.seconds / progress.num_rounds,
@@ -53,6 +51,15 @@ def account(experiment: Experiment, kept: State, last: State, progress: Progress
         "dropped": list(progress.dropped),
         "warnings": list(dict.fromkeys((*progress.warnings, *experiment.display.warnings))),
     }
+
+
+def kept_by(experiment: Experiment, progress: Progress) -> str:
+    """By what the kept round was chosen."""
+    if progress.kept_round:
+        return f"{experiment.config.keep_by} validation Dice"
+    if any(len(site.val) for site in experiment.federation.sites.values() if site.role == "member"):
+        return f"last round, since none was judged (eval_every={experiment.config.eval_every})"
+    return "last round, for want of validation cases"
 
 
 def scores(experiment: Experiment, round: int, record: Record) -> dict[str, Any]:

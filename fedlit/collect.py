@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ SCORES = ("worst site", "mean", "gap", "unseen")
 class Scored:
     """A finished run: its directory, seed, keys that make its group (dotted), unseen sites, and score by name.
 
-    `elsewhere` are sites with cases that are scored in another unit, by the metric's name there.
+    `sites` are those that a score is over, by its name; `elsewhere` those with cases that are scored in another unit,
+    by the metric's name there.
     """
 
     path: Path
@@ -38,7 +39,13 @@ class Scored:
     keys: Mapping[str, Any]
     unseen: tuple[str, ...]
     scores: Mapping[str, float]
+    sites: Mapping[str, frozenset[str]]
     elsewhere: Mapping[str, tuple[str, ...]]
+
+    @property
+    def group(self) -> str:
+        """What the runs that differ in their seed alone have in common."""
+        return json.dumps(self.keys, sort_keys=True, default=str)
 
 
 @dataclass(frozen=True)
@@ -69,17 +76,33 @@ def collect(
         metric: as metrics.csv names it, with its unit.
         model: the predictor; by default the one each run was judged by.
     """
-    runs: dict[tuple, Scored] = {}
+    runs: dict[tuple[str, int], Scored] = {}
     missing = []
     for path in _run_dirs(paths):
         found = _read(path, metric, model, split)
         if isinstance(found, str):
             missing.append(f"{path}: {found}")
             continue
-        same = runs.setdefault((json.dumps(found.keys, sort_keys=True, default=str), found.seed), found)
+        same = runs.setdefault((found.group, found.seed), found)
         if same is not found:
             missing.append(f"{path}: left out, it has the config and the seed of {same.path}")
-    return Collection(tuple(runs.values()), tuple(missing), tuple(_in_other_units(list(runs.values()), metric)))
+    remarks = [*_in_other_units([*runs.values()], metric)]
+    kept = tuple(_over_the_same_sites([*runs.values()], remarks.append))
+    return Collection(kept, tuple(missing), tuple(remarks))
+
+
+def _over_the_same_sites(runs: Sequence[Scored], say: Callable[[str], object]) -> Iterator[Scored]:
+    """The runs without the scores that are over fewer sites than those of other seeds: a mean of both means nothing."""
+    of_all: dict[tuple[str, str], frozenset[str]] = {}
+    for run in runs:
+        for name, sites in run.sites.items():
+            of_all[run.group, name] = of_all.get((run.group, name), frozenset()) | sites
+    for run in runs:
+        lacking = {name: of_all[run.group, name] - sites for name, sites in run.sites.items()}
+        if lost := [name for name, sites in lacking.items() if sites]:
+            there = ", ".join(sorted(frozenset().union(*lacking.values())))
+            say(f"{run.path} has no score at {there}, which other seeds have: its {', '.join(lost)} does not count")
+        yield replace(run, scores={name: value for name, value in run.scores.items() if name not in lost})
 
 
 def _in_other_units(runs: Sequence[Scored], metric: str) -> Iterator[str]:
@@ -133,7 +156,7 @@ def _read(path: Path, metric: str, model: str | None, split: str) -> Scored | st
         return f"has no {metric} of the model {wanted} on {split}; it has {', '.join(there) or 'nothing'}"
     left_out = tuple(config.unseen_sites or ())
     others = _in_another_unit([row for row in rows if row.model == shown[row.site]], metric)
-    return Scored(path, config.seed, compared(config), left_out, _scores(counted, metric), others)
+    return Scored(path, config.seed, compared(config), left_out, *_scores(counted, metric), others)
 
 
 def _in_another_unit(rows: Iterable[MetricRow], metric: str) -> dict[str, tuple[str, ...]]:
@@ -162,13 +185,19 @@ def _newest_round(path: Path) -> int:
     return max((int(name[1]) for name in names if name), default=0)
 
 
-def _scores(rows: Sequence[MetricRow], metric: str) -> dict[str, float]:
-    members = [row.value for row in rows if row.role == "member"] or [row.value for row in rows]
-    unseen = [row.value for row in rows if row.role == "unseen"]
-    low, high = min(members), max(members)
-    found = {
+def _scores(rows: Sequence[MetricRow], metric: str) -> tuple[dict[str, float], dict[str, frozenset[str]]]:
+    """By name the scores of a run, and the sites that each is over."""
+    members = [row for row in rows if row.role == "member"] or rows
+    unseen = [row for row in rows if row.role == "unseen"]
+    values = [row.value for row in members]
+    low, high = min(values), max(values)
+    scores = {
         "worst site": high if metric.startswith(DISTANCES) else low,
-        "mean": statistics.fmean(members),
+        "mean": statistics.fmean(values),
         "gap": high - low,
     }
-    return found | ({"unseen": statistics.fmean(unseen)} if unseen else {})
+    sites = dict.fromkeys(scores, frozenset(row.site for row in members))
+    if unseen:
+        scores["unseen"] = statistics.fmean(row.value for row in unseen)
+        sites["unseen"] = frozenset(row.site for row in unseen)
+    return scores, sites

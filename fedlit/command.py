@@ -25,7 +25,7 @@ from fedlit.machine import resolve, start
 from fedlit.networks.trained import save_trained
 from fedlit.record import Record
 from fedlit.result_table import predictor_table, result_table
-from fedlit.rundir import FREE, RunDirectory, changes
+from fedlit.rundir import FREE, SCORED, RunDirectory, changes
 from fedlit.slurm import back_to_the_queue
 from fedlit.stopping import heeding_signals
 from fedlit.weights import save
@@ -101,7 +101,7 @@ def evaluate(config: DictConfig) -> None:
     is_first = fabric.is_global_zero
     with RunDirectory(config.run_dir) as run_dir, World.of(fabric) as world:
         world.on_first(run_dir.lock)
-        if problems := changes(run_dir.read_config(), config, (*FREE, "metrics")):
+        if problems := changes(run_dir.read_config(), config, (*FREE, *SCORED)):
             raise BadInput(f"evaluate scores the run as it was trained; it cannot change\n  {problems}")
         check_names(run_dir, config.prediction)
         with open_display(config.name, config.num_rounds, is_shown=is_first) as display:

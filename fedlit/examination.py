@@ -137,15 +137,18 @@ class Examination:
         self.federation.fleet.each(partial(self._save_pictures, state.server, chosen, experts), sorted(chosen))
 
     def outdated(self, state: State, record: Record) -> dict[str, list[str]]:
-        """By site, the predictors whose recorded scores of that state are of cases that the site does not have now."""
+        """By site, the predictors whose recorded scores of that state are of other cases than the site has now."""
         sites = self.federation.sites
         now = {name: {case.id for case in site.test.cases} for name, site in sites.items()}
-        found: dict[str, set[str]] = {}
+        scored: dict[str, dict[str, set[str]]] = {site: {} for site in sorted(now)}
         for row in record.cases():
-            is_asked = (row.round, row.split) == (state.server.round, "test") and row.site in now
-            if is_asked and row.case not in now[row.site]:
-                found.setdefault(row.site, set()).add(row.model)
-        return {site: sorted(models) for site, models in sorted(found.items())}
+            if (row.round, row.split) == (state.server.round, "test") and row.site in now:
+                scored[row.site].setdefault(row.model, set()).add(row.case)
+        found = {
+            site: sorted(model for model, cases in models.items() if cases != now[site])
+            for site, models in scored.items()
+        }
+        return {site: models for site, models in found.items() if models}
 
     def _choices(self, experts: Mapping[str, Expert]) -> dict[str, str]:
         """What predictors that choose among others have chosen, and by what."""

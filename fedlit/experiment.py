@@ -116,8 +116,11 @@ class Experiment:
         """Score the predictors on the test cases of the kept round, beside what is recorded; draw the report again.
 
         Returns that round.
+
+        Raises:
+            BadInput: the data or the network are not those that the run was begun with.
         """
-        check_origin(self.run_dir.path, {"network": self.network_sha256})
+        self.fleet.world.on_first(lambda: check_origin(self.run_dir.path, self.fingerprints()))
         state = self.checkpoints.kept()
         self.display.say(f"scoring {', '.join(self.examination.predictors)} at round {state.server.round}")
         record = Record(self.run_dir.path)
@@ -145,7 +148,7 @@ class Experiment:
         Raises:
             BadInput: the run goes on, and its data or its network are not those it was begun with.
         """
-        fingerprints = {"manifest": self.source.fingerprint(), "network": self.network_sha256}
+        fingerprints = self.fingerprints()
         if state.server.round:
             check_origin(self.run_dir.path, fingerprints)
         elif self.config.inspect_data and isinstance(self.source, Manifest):
@@ -154,6 +157,10 @@ class Experiment:
         record.truncate(state.server.round)
         write_json(self.run_dir / "provenance.json", provenance(command, fingerprints))
         write_patients(self.run_dir.path, self.federation.sites)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of the data, and of the weights that the network began with; not of `unseen_roots`."""
+        return {"manifest": self.source.fingerprint(), "network": self.network_sha256}
 
     def resume(self) -> State:
         """The newest checkpoint, or the state before the first round."""

@@ -51,8 +51,9 @@ def tabulate(runs: Sequence[Scored]) -> Table:
     """
     keys = differing([run.keys for run in runs])
     groups: dict[tuple[str, ...], list[Scored]] = defaultdict(list)
-    for run in runs:
-        groups[tuple(shown(run.keys.get(key, "")) for key in keys)].append(run)
+    columns = [texts([run.keys.get(key, "") for run in runs]) for key in keys]
+    for place, run in enumerate(runs):
+        groups[tuple(column[place] for column in columns)].append(run)
     lines = [_group(labels, [run.scores for run in members]) for labels, members in sorted(groups.items())]
     if "unseen_sites" in keys and all(len(run.unseen) == 1 for run in runs):
         place = keys.index("unseen_sites")
@@ -86,9 +87,22 @@ def _group(labels: tuple[str, ...], scores: Sequence[Mapping[str, float]]) -> Gr
 def differing(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys whose values differ, in the order of the config; `optimizer.lr` not where it only repeats `lr`."""
     everything = dict.fromkeys(key for keys in runs for key in keys)
-    columns = {key: [shown(keys.get(key, "")) for keys in runs] for key in everything}
+    columns = {key: [written(keys.get(key, "")) for keys in runs] for key in everything}
     found = [key for key in everything if len(set(columns[key])) > 1]
     return [key for key in found if "." not in key or columns[key] != columns.get(key.rpartition(".")[2])]
+
+
+def texts(values: Sequence[Any]) -> list[str]:
+    """Values as they are `shown`, and whole where two that differ would look alike."""
+    whole: dict[str, set[str]] = defaultdict(set)
+    for value in values:
+        whole[shown(value)].add(written(value))
+    return [shown(value) if len(whole[shown(value)]) == 1 else written(value) for value in values]
+
+
+def written(value: Any) -> str:
+    """A value whole: a text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def shown(value: Any) -> str:

@@ -27,8 +27,11 @@ RESULTS = ("summary.json", "report.html")
 MACHINE = ("accelerator", "devices", "num_nodes", "num_workers", "processes_per_client", "client_timeout")
 PLACES = ("data.root", "data.cache_dir", "network.checkpoint", "network.trained")  # compared by what they hold
 FREE = (*MACHINE, *PLACES, "num_rounds", "run_dir", "name", "resume", "overwrite", "loggers", "report", "prediction",
-        "share_personal", "unseen_roots", "inspect_data")  # fmt: skip
+        "share_personal", "unseen_roots", "inspect_data", "data.allow_duplicates")  # fmt: skip
 """Keys that may differ when a run goes on: they do not change what is computed. `num_rounds` may only grow."""
+
+SCORED = ("metrics.validation", "metrics.test")
+"""Keys that may differ, beside these, when a run is evaluated again; what rule a score goes by may not."""
 
 OF_ROUNDS = ("num_rounds", "run_dir", "name", "resume", "overwrite", "loggers")
 """Keys that say how the rounds are run, where and who hears of them; what scores a run that is there takes none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def load_sites(config: DictConfig, source: Any, display: Display) -> dict[str, S
     """The sites by name, in order of their names."""
     check_activation(config, source)
     loaded = source.load(unseen_sites=config.unseen_sites, server_site=config.server_site)
-    loaded += further_sites(config, {site.name for site in loaded})
+    loaded += further_sites(config, source, {site.name for site in loaded})
     if taken := sorted(TAKEN & {site.name for site in loaded}):
         raise BadInput(f"a site is called {taken[0]}, a name that fedlit needs itself; rename it in its manifest")
     for text in (text for site in loaded for text in site.remarks):
@@ -46,13 +46,13 @@ def load_sites(config: DictConfig, source: Any, display: Display) -> dict[str, S
     return {site.name: site for site in loaded}
 
 
-def further_sites(config: DictConfig, taken: Collection[str]) -> list[Site]:
+def further_sites(config: DictConfig, first_source: Any, taken: Collection[str]) -> list[Site]:
     """The sites of `unseen_roots`, which the training never knew, read as those of the data are; all are unseen.
 
     Raises:
-        BadInput: a site has the name of another, a folder is given twice, or one cannot be read.
+        BadInput: a site has the name of another, a folder is given twice, one cannot be read, or a picture is in two.
     """
-    first, further = dict.fromkeys(taken, "have the data"), []
+    first, further, sources = dict.fromkeys(taken, "have the data"), [], [first_source]
     if config.unseen_roots and "root" not in config.data:
         raise BadInput(
             f"unseen_roots={list(config.unseen_roots)} needs data that have a root, data=manifest; "
@@ -72,7 +72,23 @@ def further_sites(config: DictConfig, taken: Collection[str]) -> list[Site]:
             )
         first |= {site.name: f"has {root}" for site in found}
         further += found
+        sources.append(source)
+    if further and not first_source.allow_duplicates:
+        refuse_copies(sources)
     return further
+
+
+def refuse_copies(sources: Sequence[Manifest]) -> None:
+    """Raises BadInput where a picture is in two of them: what was trained on would count as unseen."""
+    known: dict[str, str] = {}
+    for source in sources:
+        here = source.contents()
+        if copies := sorted(known.keys() & here.keys(), key=lambda digest: here[digest]):
+            raise BadInput(
+                f"unseen_roots: {len(copies)} pictures are there twice, such as {here[copies[0]]}, which is "
+                f"{known[copies[0]]}; leave them out, or set data.allow_duplicates=true"
+            )
+        known |= here
 
 
 def participating(config: DictConfig, algorithm: Algorithm, sites: Iterable[Site]) -> list[Site]:

@@ -85,6 +85,9 @@ def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(saved, damage
     warnings = []
     assert same(checkpoints.newest(warnings.append), states[1])
     assert len(warnings) == 1 and path.name in warnings[0] and "going back" in warnings[0]
+    checkpoints = Checkpoints(checkpoints.directory, checkpoints.fleet)
+    checkpoints.save(states[2], kept=True)  # the round again, with the same bits
+    assert same(checkpoints.newest(no_warning), states[2]) and same(checkpoints.kept(), states[2])
 
 
 def test_nothing_whole_is_refused_and_nothing_saved_is_none(saved, tmp_path):

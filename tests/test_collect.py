@@ -111,6 +111,30 @@ def test_the_mean_of_folds_is_of_scores_that_all_have(tmp_path, without):
     assert mean.labels == ("mean of 2",) and mean.scores["mean"].mean == 4.0 and mean.scores["unseen"].mean is None
 
 
+def test_classes_of_one_name_are_told_apart_by_where_they_are_from(tmp_path):
+    make_run(tmp_path / "a", {"a": 0.9})
+    make_run(tmp_path / "b", {"a": 0.1}, algorithm={"_target_": "mine.FedAvg"})
+    table = table_of(tmp_path)
+    assert [(group.labels, group.num_seeds) for group in table.groups] == [
+        (("fedlit.algorithms.FedAvg",), 1),
+        (("mine.FedAvg",), 1),
+    ]
+
+
+def test_a_mean_over_fewer_sites_than_other_seeds_have_does_not_count(tmp_path):
+    """One hospital failed with a seed: the mean of the others is no better run."""
+    make_run(tmp_path / "0", {"a": 0.9, "b": 0.3, "u": 0.5})
+    make_run(tmp_path / "1", {"a": 0.9, "u": 0.7}, seed=1)
+    make_run(tmp_path / "other", {"a": 0.8}, lr=0.2)
+    found = collect([tmp_path])
+    assert found.remarks == (
+        f"{tmp_path / '1'} has no score at b, which other seeds have: its worst site, mean, gap does not count",
+    )
+    first, other = tabulate(found.require()).groups
+    assert first.num_seeds == 2 and first.scores["mean"] == Spread(pytest.approx(0.6), None)
+    assert first.scores["unseen"] == Spread.of([0.5, 0.7]) and other.scores["mean"].mean == 0.8
+
+
 def test_left_out_sites_have_a_line_each_and_their_mean_over_whole_seeds(tmp_path):
     unseen = {("a", 0): 0.2, ("a", 1): 0.4, ("b", 0): 0.6, ("b", 1): 0.9, ("c", 0): 0.7}  # c with seed 1 is not there
     for (site, seed), dice in unseen.items():

@@ -91,6 +91,18 @@ def test_a_changed_file_is_read_again(tmp_path):
     assert before != file_hashes([path], root=tmp_path, cache=cache)
 
 
+def test_a_file_in_its_place_is_read_again_also_with_its_size_and_time(tmp_path):
+    """As copies and archives that bring their times along."""
+    path, cache = tmp_path / "a", tmp_path / "cache"
+    path.write_bytes(b"1")
+    os.utime(path, ns=(0, 0))
+    before = file_hashes([path], root=tmp_path, cache=cache)
+    (tmp_path / "b").write_bytes(b"2")
+    os.utime(tmp_path / "b", ns=(0, 0))
+    os.replace(tmp_path / "b", path)
+    assert before != file_hashes([path], root=tmp_path, cache=cache)
+
+
 def test_problems_name_their_rows_and_leave_no_pack(pictures, tmp_path):
     keys = list(pictures)
     pictures[keys[1]].image.write_bytes(b"no picture")

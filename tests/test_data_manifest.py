@@ -394,6 +394,15 @@ def test_dealt_patients_stay_whole_and_every_member_keeps_its_number():
     assert {row.name: row.site for row in dealt(rows, ["a", "b"], seed=1)} != {row.name: row.site for row in found}
 
 
+@pytest.mark.parametrize("settings", [{}, {"deal_seed": 1}], ids=["plain", "dealt"])
+def test_a_patient_in_two_splits_is_refused_also_where_patients_are_dealt(hospitals, settings):
+    root, rows = hospitals
+    patient = next(row["group"] for row in rows if row["split"] == "train")
+    moved = next(row for row in rows if row["split"] == "test")
+    write(root, [{**row, "group": patient} if row is moved else row for row in rows])
+    assert f"patient '{patient}' of site" in message(root, **settings)
+
+
 def test_a_dealt_manifest_loads_and_leaves_val_and_test_where_they_are(hospitals):
     root, _ = hospitals
     plain, mixed = (manifest(root, **settings).load() for settings in ({}, {"deal_seed": 3}))

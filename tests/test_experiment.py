@@ -378,6 +378,11 @@ def test_rounds_without_validation_keep_the_last(tmp_path, config_file):
     assert found["kept_round"] == 2 and "want of validation" in found["kept_by"]
 
 
+def test_a_last_round_that_was_not_judged_is_kept_for_that(config_file, tmp_path):
+    assert fedlit("run", config_file, "num_rounds=1", "eval_every=5") == 0
+    assert summary(tmp_path / "run")["kept_by"] == "last round, since none was judged (eval_every=5)"
+
+
 def test_evaluation_every_other_round(config_file, tmp_path):
     assert fedlit("run", config_file, "eval_every=3") == 0
     assert {row["round"] for row in rows(tmp_path / "run" / "metrics.csv") if row["split"] == "val"} == {"3", "4"}

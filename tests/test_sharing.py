@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fedlit.algorithms import APFL, IOPFL, Ditto, FedAvg, FineTuning, Local
 from fedlit.data.pictures import Pictures
@@ -403,6 +404,58 @@ def test_an_unseen_site_whose_pictures_have_changed_is_scored_by_those_it_has(co
     assert len(cases["global"]) == 3 and len(cases["test_time_augmentation"]) == 4
     assert fedlit(*evaluate, "prediction=test_time_augmentation") == 0
     assert "had other cases" not in capsys.readouterr().out
+
+
+def test_a_site_that_has_grown_is_said_to_have_other_cases(config_file, tmp_path, capsys):
+    assert fedlit("run", config_file, "num_rounds=1") == 0
+    new = tmp_path / "new"
+    new.mkdir()
+    write_manifest(new, {"v": (1, 1, 2)})
+    lines = (new / "sites.csv").read_text().splitlines()
+    (new / "sites.csv").write_text("\n".join(lines[:-1]) + "\n")
+    evaluate = ("evaluate", tmp_path / "run", f"unseen_roots=[{new}]")
+    assert fedlit(*evaluate, "prediction=test_time_augmentation") == 0
+    (new / "sites.csv").write_text("\n".join(lines) + "\n")
+    assert fedlit(*evaluate, "prediction=global") == 0
+    assert "v had other cases when it was scored with test_time_augmentation" in capsys.readouterr().out
+
+
+def test_a_run_is_evaluated_on_its_own_data_and_by_its_own_rule(config_file, disc_data, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(disc_data, data)
+    assert fedlit("run", config_file, "num_rounds=1", f"data.root={data}") == 0
+    run = tmp_path / "run"
+    before = {name: (run / name).read_bytes() for name in ("metrics.csv", "cases.csv", "summary.json")}
+    assert fedlit("evaluate", run, f"data.root={disc_data}", "prediction=global") == 0, "the same elsewhere"
+    mask = data / "mask_a_00.png"
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    capsys.readouterr()
+    for words, told in (
+        ([f"data.root={data}"], "the data have changed since"),
+        (["metrics.surface_tolerance=8"], "it cannot change\n  metrics.surface_tolerance: "),
+        (["metrics.empty_one=exclude"], "it cannot change\n  metrics.empty_one: "),
+    ):
+        assert fedlit("evaluate", run, *words, "prediction=[tent]") == 2
+        assert told in capsys.readouterr().err
+    assert {name: (run / name).read_bytes() for name in ("metrics.csv", "cases.csv")} == {
+        name: before[name] for name in ("metrics.csv", "cases.csv")
+    }
+    assert fedlit("evaluate", run, f"data.root={disc_data}", "metrics.test=[dice,iou]", "prediction=global") == 0
+
+
+def test_what_was_trained_on_is_not_unseen_elsewhere(config_file, disc_data, tmp_path, capsys):
+    assert fedlit("run", config_file, "num_rounds=1") == 0
+    new = tmp_path / "new"
+    new.mkdir()
+    write_manifest(new, {"v": (1, 1, 1)})
+    copied, known = next(new.glob("v_*.png")), next(disc_data.glob("a_*.png"))
+    shutil.copy(known, copied)
+    words = ("evaluate", tmp_path / "run", f"unseen_roots=[{new}]")
+    assert fedlit(*words) == 2
+    told = capsys.readouterr().err
+    assert f"unseen_roots: 1 pictures are there twice, such as {new / copied.name} (v, " in told
+    assert f"which is {known} (a, " in told and "data.allow_duplicates=true" in told
+    assert fedlit(*words, "data.allow_duplicates=true") == 0
 
 
 def test_a_name_means_one_predictor_in_a_run(config_file, disc_data, tmp_path, capsys):

@@ -51,6 +51,32 @@ def test_rows_are_named_by_what_differs_and_seeds_make_one(runs):
     assert table.lines[2].values["site", "a"].is_best, "a row of one seed is as whole as it was meant to be"
 
 
+def test_rows_of_other_seeds_are_not_paired_by_their_place(tmp_path):
+    """0.01 above with each of three seeds is beyond the reference; with three other seeds it is within deviations."""
+
+    def row(name, seeds, algorithm, above):
+        return [
+            finished_run(
+                tmp_path / f"{name}{seed}",
+                {"a": [value + above + 0.1 * place for value in ALONE]},
+                seed=seed,
+                algorithm={"_target_": f"fedlit.algorithms.{algorithm}"},
+            )
+            for place, seed in enumerate(seeds)
+        ]
+
+    same, others = row("same", (0, 1, 2), "FedProx", 0.01), row("others", (7, 8, 9), "FedDyn", 0.01)
+    (table,) = compare([*row("first", (0, 1, 2), "FedAvg", 0.0), *same, *others], "dice").tables
+    found = {line.row.name: line.values["site", "a"] for line in table.lines}
+    assert found["FedProx"].differs and found["FedProx"].p == found["FedDyn"].p < 0.05
+    assert not found["FedDyn"].is_beyond and not found["FedDyn"].differs
+
+
+def test_classes_of_one_name_are_called_by_where_they_are_from():
+    configs = [{"algorithm._target_": f"{place}.FedAvg"} for place in ("fedlit.algorithms", "mine")]
+    assert named(configs) == ["fedlit.algorithms.FedAvg", "mine.FedAvg"]
+
+
 @pytest.mark.parametrize(
     ("models", "reference"), [(("tent", "global", "adabn"), "global"), (("tent", "adabn"), "tent")]
 )

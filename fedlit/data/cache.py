@@ -59,14 +59,17 @@ class PackedCase:
 
 
 def file_hashes(paths: Sequence[Path], *, root: Path, cache: Path) -> dict[Path, str]:
-    """The sha256 of every file; only files that are new or changed in size or time since the last call are read."""
+    """The sha256 of every file; only files that are new or changed in size or times since the last call are read.
+
+    Also in the time of their last change on this disk, which nobody sets: a copy may bring its older time along.
+    """
     index = cache / "hashes" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
     known, found = read_json(index) or {}, {}
     stale = []
     for path in dict.fromkeys(paths):
         stat = path.stat()
-        size, changed, digest = known.get(str(path), (None, None, ""))
-        if (size, changed) == (stat.st_size, stat.st_mtime_ns):
+        *facts, digest = known.get(str(path), [""])
+        if facts == _facts(stat):
             found[path] = digest
         else:
             stale.append((path, stat))
@@ -80,10 +83,14 @@ def file_hashes(paths: Sequence[Path], *, root: Path, cache: Path) -> dict[Path,
     fresh = {}
     for (path, stat), digest in zip(stale, digests, strict=True):
         found[path] = digest
-        fresh[str(path)] = (stat.st_size, stat.st_mtime_ns, digest)
+        fresh[str(path)] = (*_facts(stat), digest)
     with writing_to(cache), locked(index):
         write_atomically(index, json.dumps({**(read_json(index) or {}), **fresh}))
     return found
+
+
+def _facts(stat: os.stat_result) -> list[int]:
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def packed(

@@ -20,9 +20,9 @@ class Preparation:
     `values` are the mask values that may occur, the background first; a pixel is stored as its value's place in them.
     `size` is (H, W) or None for the size as decoded: both sides are resized, so the aspect ratio may change, and the
     spacing with it. `intensity` says what becomes 0 and 1: `range` the ends of the stored type (floats must lie in
-    [0, 1] already), `minmax` the least and greatest value of the case, `percentile` its 0.5 and 99.5 percentiles,
-    `auto` range for 8-bit files and percentile for all others. 8-bit images taken by range stay 8-bit, others become
-    16-bit fixed point.
+    [0, 1] already), `minmax` the least and greatest value of the file (a volume, or one of its slices where these are
+    files), `percentile` its 0.5 and 99.5 percentiles, `auto` range for 8-bit files and percentile for all others. 8-bit
+    images taken by range stay 8-bit, others become 16-bit fixed point.
     """
 
     values: tuple[int, ...]

@@ -108,7 +108,7 @@ class Manifest:
         rows, roles, problems = self._assigned(unseen_sites or (), server_site)
         if problems:
             refuse(problems, f"The data in {self.root} have problems")
-        return outlines(rows, roles)
+        return outlines(self._dealt(rows, roles), roles)
 
     def training_size(self) -> tuple[int, int] | None:
         """(H, W) of the pictures that are trained on, augmented; None where they are not all of one size."""
@@ -124,6 +124,12 @@ class Manifest:
             for row in rows
         )
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def contents(self) -> dict[str, str]:
+        """By the sha256 of its file, where a picture is from."""
+        rows = self.rows()
+        digests = self._digests(rows)
+        return {digests[row.image]: f"{Path(self.root) / row.name} ({row.site}, {row.split})" for row in rows}
 
     def setting_problems(self) -> list[str]:
         """What is wrong with the settings alone."""
@@ -160,11 +166,14 @@ class Manifest:
             seed_names=self.seed_names or {},
         )
         rows = [replace(row, split="test") if roles[row.site] == "unseen" else row for row in rows]
-        if self.deal_seed is not None:
-            rows = dealt(rows, [site for site, role in roles.items() if role == "member"], seed=self.deal_seed)
         problems = no_training(rows, roles, file=self.file) + listed_twice(rows, file=self.file)
         problems += patients_in_two_splits(rows, file=self.file) + slice_problems(rows, file=self.file)
         return rows, roles, problems
+
+    def _dealt(self, rows: list[Row], roles: Mapping[str, str]) -> list[Row]:
+        """The rows as sites have them in a run, after all checks: a patient who is dealt has another name."""
+        members = [site for site, role in roles.items() if role == "member"]
+        return rows if self.deal_seed is None else dealt(rows, members, seed=self.deal_seed)
 
     def _loaded(self, rows: list[Row], roles: Mapping[str, str], problems: list[str]) -> list[Site]:
         digests = self._digests(rows)
@@ -172,7 +181,7 @@ class Manifest:
             problems += duplicates(rows, digests, file=self.file)
         seed_names = self.seed_names or {}
         by_site = defaultdict(list)
-        for row in rows:
+        for row in self._dealt(rows, roles):
             by_site[row.site].append(row)
         loaded = []
         for name in sorted(by_site):

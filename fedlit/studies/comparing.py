@@ -10,7 +10,7 @@ from typing import Any
 
 from fedlit.collect import compared
 from fedlit.errors import BadInput
-from fedlit.grouping import differing, shown
+from fedlit.grouping import differing, shown, written
 from fedlit.studies.numbers import Design, Row
 from fedlit.studies.results import Result, read_results, refuse_other_data
 from fedlit.studies.table import Scored, scored
@@ -41,9 +41,9 @@ class Group:
         return list(there | dict.fromkeys(model for result in self.results for _, model, _ in result.cases))
 
     def row(self, model: str, name: str) -> Row:
-        """Its runs are numbered: a case is its mean over all of them, seeds need not be those of other groups."""
-        results: dict[tuple[str | None, int], Result] = {(None, place): each for place, each in enumerate(self.results)}
-        return Row(name, results, model, tuple(range(len(results))))
+        """A case is its mean over all of its runs; their seeds need not be those of other groups."""
+        results: dict[tuple[str | None, int], Result] = {(None, each.seed): each for each in self.results}
+        return Row(name, results, model, tuple(each.seed for each in self.results))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def compare(paths: Sequence[Path], metric: str) -> Comparison:
     tables = []
     for sites in (members, others):
         if sites and (with_scores := [row for row in rows if has_scores(row, sites, metric)]):
-            seeds = tuple(range(max(len(row.results) for row in with_scores)))
+            seeds = max((row.seeds or () for row in with_scores), key=len)
             design = Design((None,), seeds, "members", sites, reference_of(with_scores, of_members=sites is members))
             tables.append(scored(with_scores, design, metric))
     return Comparison(tuple(groups), tuple(rows), members, others, tuple(tables))
@@ -153,6 +153,8 @@ def grouped(results: Sequence[Result]) -> list[Group]:
 def named(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """What each config is called: `FedProx, mu 0.1`; `FedAvg, no start`. One group alone has its algorithm's name.
 
+    Classes of one name are called by where they are from.
+
     Of components that are not the same their arguments are left out, but for those that tell two groups apart.
     """
     keys = differing(groups)
@@ -165,7 +167,9 @@ def named(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     for key in sorted({*keys} - {*chosen} - outer, key=lambda key: (key.count("."), key)):
         if len(_labels(groups, [*chosen, key])) > len(_labels(groups, chosen)):
             chosen.append(key)
-    return [_label(group, chosen) for group in groups]
+    names = [_label(group, chosen) for group in groups]
+    whole = [", ".join(written(group.get(key, "")) for key in chosen) for group in groups]
+    return [name if names.count(name) == 1 else text for name, text in zip(names, whole, strict=True)]
 
 
 def _labels(groups: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> set[str]:

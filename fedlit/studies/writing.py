@@ -95,7 +95,7 @@ def _counted(count: int | None, *, is_tested: bool) -> str:
 
 
 def seeds_differ(table: Scored) -> bool:
-    """Rows were made of unequal numbers of seeds, and were meant to be."""
+    """Rows were made of other seeds than others, and were meant to be."""
     return len({line.row.seeds for line in table.lines}) > 1
 
 
@@ -134,7 +134,7 @@ def legend(table: Scored) -> str:
     num_seeds = len(design.seeds)
     spread = f"mean ± standard deviation over {num_seeds} seeds" if num_seeds > 1 else "one seed, so without a spread"
     if seeds_differ(table):
-        spread = "mean ± standard deviation over the seeds of the row, which are not equally many"
+        spread = "mean ± standard deviation over the seeds of the row, which are not those of all"
     if table.of_sites:
         whose = "the worst site" if table.of_sites == "worst" else "the sites, their mean"
     name = metric_name(table.metric)
