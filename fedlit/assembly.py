@@ -60,7 +60,7 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
     refuse([*of_members(config, algorithm, participants), *of_pictures(algorithm, sizes)])
     run_dir = RunDirectory(config.run_dir)
     costs = training_costs(participants, run_dir / "checkpoint")
-    team = world.form_team(size_of_teams(config, costs, world.size))
+    team = world.form_team(size_of_teams(config, num_pictures(participants), world.size))
     if team.size > 1:
         display.say(f"{team.size} processes train each client together")
     network = first_network(config, source)
@@ -168,11 +168,18 @@ def training_costs(participants: Sequence[Site], checkpoints: Path) -> dict[str,
     measured = seconds_per_picture(checkpoints)
     if any(site.name not in measured for site in participants):
         measured = {}
-    return {site.name: len(site.train) * measured.get(site.name, 1.0) for site in participants}
+    return {name: count * measured.get(name, 1.0) for name, count in num_pictures(participants).items()}
+
+
+def num_pictures(participants: Sequence[Site]) -> dict[str, int]:
+    """The training pictures of each client."""
+    return {site.name: len(site.train) for site in participants}
 
 
 def size_of_teams(config: DictConfig, costs: Mapping[str, float], num_processes: int) -> int:
     """How many processes train one client together.
+
+    Of costs that a run that goes on would find again: the sums of another size are rounded otherwise.
 
     Raises:
         BadInput: so many cannot, or the loss of a batch is not the mean over its pictures.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedlit import training
 from fedlit.checkpoint import Checkpoints, State
@@ -45,8 +46,8 @@ class Beginning:
     seed: int
     display: Display
 
-    def run(self, first: Server) -> Server:
-        """The server before the first round; nothing is done twice.
+    def run(self, first: Server) -> dict[str, Tensor]:
+        """The network that the rounds start from, every entry of it; nothing is done twice.
 
         Raises:
             BadInput: the start cannot be made with these data.
@@ -54,8 +55,7 @@ class Beginning:
         path = self.run_dir / "initial.safetensors"
         if not path.exists():
             self._make(first, path)
-        weights, _ = load(path)
-        return replace(first, weights={name: weights[name] for name in first.weights})
+        return load(path)[0]
 
     def report(self) -> dict[str, Any]:
         """What `summary.json` says of the start."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -164,7 +164,8 @@ class Experiment:
 
     def resume(self) -> State:
         """The newest checkpoint, or the state before the first round."""
-        state = self.checkpoints.newest(self.display.warn) or State(self.begun())
+        begun = self.begun()
+        state = self.checkpoints.newest(self.display.warn) or State(begun)
         self.fleet.workbench.resident.load(state.server.weights)  # raises where the checkpoint is of another network
         self.fleet.memories = dict(state.memories)
         if state.server.round:
@@ -172,8 +173,12 @@ class Experiment:
         return state
 
     def begun(self) -> Server:
-        """The server before the first round."""
-        return self.first if self.beginning is None else self.beginning.run(self.first)
+        """The server before the first round; entries that stay at their sites begin with what was taught, too."""
+        if self.beginning is None:
+            return self.first
+        taught = self.beginning.run(self.first)
+        self.fleet.workbench.resident.begin_with(taught)
+        return replace(self.first, weights={name: taught[name] for name in self.first.weights})
 
     def after(self, round: Round, progress: Progress, record: Record) -> Progress:
         """Score, record and save a completed round."""

@@ -126,12 +126,13 @@ class BCE(Loss):
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """Cross-entropy of softmax logits over background and classes, mean over pixels."""
+    """Cross-entropy of softmax logits over background and classes, mean over pixels; targets may be probabilities."""
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         if not _takes_softmax(logits, target):
             raise ValueError(f"CrossEntropy needs a background logit, {_shapes(logits, target)}; use BCE or DiceBCE")
-        return F.cross_entropy(precise(logits), _with_background(target).argmax(1))
+        logits = precise(logits)
+        return F.cross_entropy(logits, _with_background(target).to(logits.dtype))
 
 
 @dataclass(frozen=True)
@@ -180,8 +181,8 @@ class Focal(Loss):
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         if _takes_softmax(logits, target):
-            truth = _with_background(target).argmax(1)
-            foreground = (truth > 0).to(torch.float32)
+            truth = _with_background(target).to(precise(logits).dtype)
+            foreground = 1 - truth[:, 0]
             entropy = F.cross_entropy(precise(logits), truth, reduction="none")
         else:
             foreground = target.to(precise(logits).dtype)

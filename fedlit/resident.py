@@ -51,6 +51,11 @@ class Resident:
             for name, counter in self.counters.items():
                 counter.copy_(state[name])
 
+    def begin_with(self, weights: Weights) -> None:
+        """Let these be the first values of their entries. Raises as `load` does."""
+        self.load(weights)
+        self.first = self._copies(self.entries | self.counters)
+
     def read(self) -> dict[str, Tensor]:
         """A copy of every entry."""
         return self._copies(self.entries)

@@ -37,9 +37,12 @@ def load_optimizer_state(network: nn.Module, optimizer: Optimizer, state: Weight
     for key, value in state.items():
         entry, name = key.split("/", 1)
         parameter = parameters[name]
-        # What has the parameter's shape goes where that is; a counter of steps stays on the CPU, as Adam keeps it.
-        like = parameter if value.shape == parameter.shape and value.dim() else value
-        optimizer.state[parameter][entry] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        if entry == "step" or (parameter.dim() and not value.dim()):  # a counter stays on the CPU, as Adam keeps it
+            optimizer.state[parameter][entry] = value.clone()
+        elif value.shape == parameter.shape:
+            optimizer.state[parameter][entry] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        else:
+            optimizer.state[parameter][entry] = value.to(parameter.device, copy=True)
 
 
 def loss_scale(fabric: Fabric) -> dict[str, dict[str, Tensor]]:

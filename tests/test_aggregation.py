@@ -9,9 +9,10 @@ from fedlit.aggregation import Aggregation, Mean
 from fedlit.aggregation.mean import rounded_shares
 from fedlit.algorithms import FedAvg
 from fedlit.errors import BadInput
+from fedlit.fleet.collecting import Summed
 from fedlit.messages import Update
 from fedlit.weights import sha256
-from tests.conftest import fedlit, make_federation, make_site, run_rounds
+from tests.conftest import fedlit, make_federation, make_site, make_world, run_rounds
 
 ROUNDED = Mean(by="samples_rounded_as_released")
 
@@ -117,6 +118,23 @@ def test_a_rule_may_weigh_by_what_an_update_reports(sites):
     shares = {report.client: report.num_samples / report.scalars["loss"] for report in round.aggregate.reports}
     for name, value in mean_of_singles(sites, shares).items():
         torch.testing.assert_close(round.server.weights[name], value, atol=1e-8, rtol=1e-6)
+
+
+def test_the_order_of_updates_changes_no_bit_of_a_mean_by_shares_that_are_not_whole():
+    """In float64, where the last bit of the divisor is seen; in several processes it is the order of their parts."""
+    generator = torch.Generator().manual_seed(0)
+    updates = [
+        Update(f"c{place}", 2 + place, {"w": torch.randn(999, generator=generator, dtype=torch.float64)}, {}, {})
+        for place in range(7)
+    ]
+    found = []
+    for order in (updates, updates[::-1], updates[3:] + updates[:3]):
+        summed = Summed(Mean(by="sqrt_samples").coefficients({}), make_world())
+        for update in order:
+            summed.add(update)
+        found.append(summed.outcome([summed.part()]).tensors["weights/w"])
+    assert all(torch.equal(each, found[0]) for each in found)
+    assert len({sum(update.num_samples**0.5 for update in order) for order in (updates, updates[::-1])}) == 2
 
 
 def test_the_number_of_pictures_is_that_of_the_update(sites):

@@ -87,6 +87,19 @@ def test_empty_targets_are_learnt(loss, background):
     assert value.isfinite() and logits.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("loss", [CrossEntropy(), Focal(alpha=None, gamma=0.0)])
+def test_a_softmax_learns_soft_labels_as_they_are(loss):
+    """What a teacher is 60 % sure of is learnt to be 60 % sure, at the least loss."""
+    target = torch.full((1, 1, 2, 2), 0.6)
+    logits = torch.zeros(1, 2, 2, 2)
+    logits[:, 1] = math.log(0.6 / 0.4)
+    logits.requires_grad_()
+    value = loss(logits, target)
+    assert value.item() == pytest.approx(-(0.6 * math.log(0.6) + 0.4 * math.log(0.4)))
+    value.backward()
+    assert logits.grad.abs().max() < 1e-7
+
+
 def test_cross_entropies_are_those_of_torch():
     logits, target = pictures(0)
     expected = F.binary_cross_entropy_with_logits(logits, target, pos_weight=torch.tensor(2.0))

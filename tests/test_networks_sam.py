@@ -356,6 +356,7 @@ def test_what_is_filled_up_lies_at_the_bottom_and_right():
         ({"attention": "fast"}, "use auto, headwise, folded, biased, flexed, or stock"),
         ({"tuning": LoRA(blocks=[4])}, "use numbers from 0 to 3"),
         ({"tuning": LoRA(blocks=[])}, "use numbers from 0 to 3"),
+        ({"tuning": LoRA(), "attention": "stock"}, "no place for LoRA, which would learn nothing"),
         ({"tuning": Adapters(last=5)}, "use 1 to 4 blocks"),
         ({"cache": "fp16", "tuning": DecoderOnly()}, "use one of fp32, bf16"),
         ({"cache": "bf16", "tuning": Adapters()}, "tune the decoder alone or the last blocks"),

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from fedlit.assembly import training_costs
+from fedlit.assembly import num_pictures, training_costs
 from fedlit.errors import BadInput
 from fedlit.fleet import Team, exchange
 from fedlit.fleet.placement import desks, pack, team_size
+from fedlit.networks.amplitudes import AmplitudeNorm
 from fedlit.weights import load
 from tests import scenarios
 from tests.conftest import fedlit, make_network, make_site, make_world
@@ -135,6 +137,9 @@ def test_batch_norm_in_a_team_is_warned_of_on_the_cpu_and_synchronised_on_gpus()
     names = make_network(norm="batch").state_dict().keys()
     synced = team.normalising_together(make_network(norm="batch"), torch.device("cuda"), warnings.append)
     assert "SyncBatchNorm" in repr(synced) and synced.state_dict().keys() == names
+    alike = nn.Sequential(AmplitudeNorm(1, 2), make_network(norm="group"))
+    assert team.normalising_together(alike, torch.device("cuda"), warnings.append) is alike
+    assert len(warnings) == 2 and "amplitude_norm sees a 2th of each batch" in warnings[1]
 
 
 @pytest.mark.parametrize("num_elements, num_processes", [(1, 2), (10_000_000, 3), (1 << 22, 4), (0, 2)])
@@ -155,6 +160,7 @@ def test_costs_are_pictures_until_an_earlier_part_of_the_run_has_measured_second
     assert measured.keys() == {"a", "b", "c"} and all(0 < value < 60 for value in measured.values())
     work = json.loads((checkpoints / "round-00001.json").read_text())["progress"]["work"]
     assert measured["b"] == work["b"][0] / work["b"][1] * 5
+    assert num_pictures(sites) == {"a": 7, "b": 5, "c": 4}, "by which teams are formed, also of a run that goes on"
     assert training_costs([*sites, make_site("d", (2, 1, 1))], checkpoints) == {"a": 7, "b": 5, "c": 4, "d": 2}
     (idle,) = json.loads((tmp_path / "run" / "summary.json").read_text())["idle_fraction"]
     assert 0 <= idle < 1

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fedlit.beginning import Beginning
+from fedlit.checkpoint import read_state
 from fedlit.weights import load
 from tests.conftest import CONFIG, fedlit, write_manifest
 
@@ -54,6 +55,20 @@ def test_no_pass_is_the_networks_own_first_state(experiment, start):
     assert (
         summary(run(experiment, "none"))["weights_sha256"] == summary(run(experiment, "zero", *words))["weights_sha256"]
     )
+
+
+@pytest.mark.parametrize("algorithm", ["local", "fedbn", "fedper", "lgfedavg"])
+def test_what_stays_at_a_site_begins_with_what_was_taught(experiment, algorithm):
+    """By steps too small to be seen a site is where it began; also where the run was stopped before."""
+    words = (f"algorithm={algorithm}", "start=supervised", "start.num_rounds=3", "start.lr=0.05", "lr=1e-12")
+    folder = run(experiment, "taught", *words)
+    assert fedlit("run", experiment, f"run_dir={folder}", "num_rounds=2", *words) == 0
+    taught = initial(folder)
+    memories = read_state(folder / "checkpoint", "round-00002.json").memories
+    assert memories.keys() == {"a", "b"}
+    for memory in memories.values():
+        own = memory["personal" if algorithm == "local" else "kept"]
+        assert own and all(torch.allclose(value, taught[name], atol=1e-6) for name, value in own.items())
 
 
 @pytest.mark.parametrize(

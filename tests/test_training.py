@@ -9,7 +9,7 @@ from torch import nn
 
 from fedlit.errors import ClientFailed
 from fedlit.training import Cosine, LocalTraining, Step
-from fedlit.training_state import load_loss_scale, loss_scale
+from fedlit.training_state import load_loss_scale, load_optimizer_state, loss_scale, optimizer_state
 from fedlit.weights import sha256
 from tests.conftest import make_federation, make_network, make_site, run_rounds
 
@@ -236,3 +236,17 @@ def test_a_network_that_was_scored_is_trained_in_training_mode(sites):
     bench.network.eval()
     client.fit(0)
     assert client.network.training and client.network.dropout.training
+
+
+def test_an_optimizers_state_goes_where_its_parameters_are_whatever_its_shape():
+    """Adafactor keeps means of rows and columns; where the network is on a GPU, `meta` stands for that."""
+    here, there = nn.Linear(4, 3), nn.Linear(4, 3, device="meta")
+    optimizer = torch.optim.Adafactor(here.parameters())
+    here(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    state = optimizer_state(here, optimizer)
+    assert {key.split("/")[0] for key in state} >= {"step", "row_var", "col_var"}
+    other = torch.optim.Adafactor(there.parameters())
+    load_optimizer_state(there, other, state)
+    places = {entry: value.device.type for values in other.state.values() for entry, value in values.items()}
+    assert {where for entry, where in places.items() if entry != "step"} == {"meta"} and places["step"] == "cpu"

@@ -226,6 +226,7 @@ PRIVATE = ["transform=differential_privacy", "algorithm.aggregate=uniform"]
         ([PRIVATE[0], "algorithm=qfedavg"], "needs the uniform mean of updates, and QFedAvg has Mean(by='reported')"),
         ([PRIVATE[0], "algorithm.aggregate=median"], "needs the uniform mean of updates"),
         ([*PRIVATE, "share_personal=true"], "share_personal=true is not allowed: members would send models"),
+        ([*PRIVATE, "precision=bf16-true"], "precision=bf16-true rounds clipping and noise; use 32-true"),
         ([*PRIVATE, "transform.differential_privacy.epsilon=3"], "4 rounds with all members have epsilon"),
         ([*PRIVATE, "transform.differential_privacy.clip=0"], "clip=0 is not allowed; use one above 0"),
         ([*PRIVATE, "transform.differential_privacy.clip=.inf"], "clip=.inf is not allowed with noise"),

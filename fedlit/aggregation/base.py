@@ -91,7 +91,7 @@ class Aggregation(ABC):
 
     @property
     def needs_validation(self) -> bool:
-        """Clients are to report `validation_loss`: the mean loss of what they send over their validation pictures."""
+        """Clients are to report `validation_loss`: of what they have trained, the mean over validation pictures."""
         return False
 
     @abstractmethod

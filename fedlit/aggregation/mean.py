@@ -22,7 +22,7 @@ class Mean(Aggregation):
 
     - `samples`: n_k. `sqrt_samples`: its square root. `uniform`: 1.
     - `loss`: n_k F_k, F_k in training. Clients that do worse than others count more than their pictures.
-    - `validation_loss`: 1 / F_k, F_k of what the client sends over its own validation pictures.
+    - `validation_loss`: 1 / F_k, F_k of what the client has trained over its own validation pictures.
     - `reported`: what the client reports as its `coefficient`, by the formula of its algorithm.
     - `samples_rounded_as_released`: that of FedFMS's released code, see `rounded_shares`. Of a round from which clients
       were dropped, these are still the shares among the whole cohort; only their sum is smaller.

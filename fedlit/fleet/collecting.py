@@ -58,18 +58,22 @@ class Summed:
     def __init__(self, coefficient: Coefficient, world: World):
         self.coefficient, self.world = coefficient, world
         self.total = WeightedSum()
+        self.coefficients: list[float] = []
 
     def add(self, update: Update) -> None:
-        self.total.add(tensors(update), self.coefficient(update))
+        self.coefficients.append(self.coefficient(update))
+        self.total.add(tensors(update), self.coefficients[-1])
 
-    def part(self) -> tuple[Weights | None, float]:
+    def part(self) -> tuple[Weights | None, list[float]]:
         """What the other processes need to know of this one's."""
-        return self.total.like, self.total.coefficient
+        return self.total.like, self.coefficients
 
-    def outcome(self, parts: Sequence[tuple[Weights | None, float]]) -> Outcome:
+    def outcome(self, parts: Sequence[tuple[Weights | None, list[float]]]) -> Outcome:
         """The mean over the updates of all processes, whose `parts` these are."""
         like = next(like for like, _ in parts if like is not None)
-        return Outcome(mean(self.total, like, [part for _, part in parts], self.world), {}, {})
+        here = [math.fsum(part) for _, part in parts]
+        divisor = math.fsum(value for _, part in parts for value in part)
+        return Outcome(mean(self.total, like, here, self.world, divisor), {}, {})
 
 
 def mean(

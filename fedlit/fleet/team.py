@@ -66,10 +66,18 @@ class Team(Processes):
             )
 
     def normalising_together(self, network: nn.Module, device: torch.device, warn: Callable[[str], None]) -> nn.Module:
-        """The network with BatchNorm over the team's whole batch; the CPU has none that could, and a warning."""
-        if self.size == 1 or not any(
-            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()
-        ):
+        """The network with BatchNorm over the team's whole batch; the CPU has none that could, and a warning.
+
+        Other layers that say by `averages_batches` that they keep a mean over batches are only told of.
+        """
+        if self.size == 1:
+            return network
+        if any(getattr(module, "averages_batches", False) for module in network.modules()):
+            warn(
+                f"amplitude_norm sees a {self.size}th of each batch in every process of a team, and the first one's "
+                "amplitudes are kept; use processes_per_client=1 for the result of one process"
+            )
+        if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
             return network
         if device.type == "cuda":
             return nn.SyncBatchNorm.convert_sync_batchnorm(network, self.gradients)

@@ -24,6 +24,8 @@ class AmplitudeNorm(nn.Module):
     """
 
     amplitudes: Tensor
+    averages_batches = True
+    """A batch that is shared out to several processes has another mean in each."""
 
     def __init__(self, channels: int, num_frequencies: int, momentum: float = 0.1):
         super().__init__()

@@ -89,6 +89,8 @@ class LoRA:
         if not chosen or chosen[0] < 0 or chosen[-1] >= len(blocks):
             raise ValueError(f"blocks={list(chosen)} is not allowed; use numbers from 0 to {len(blocks) - 1}")
         for number in chosen:
+            if not hasattr(blocks[number].attn, "lora"):
+                raise ValueError("attention='stock' has no place for LoRA, which would learn nothing; use auto")
             width = blocks[number].norm1.normalized_shape[0]
             blocks[number].attn.lora = LowRank(width, self.rank, self.alpha)
         return 1 + chosen[0]

@@ -77,6 +77,8 @@ class DifferentialPrivacy(Transform):
             )
         if settings["share_personal"] is True:
             yield "share_personal=true is not allowed: members would send models that are neither clipped nor noised"
+        if settings["precision"] in ("16-true", "bf16-true"):
+            yield f"precision={settings['precision']} rounds clipping and noise; use 32-true, or a -mixed precision"
         if self.noise_multiplier and not is_installed():
             yield MISSING
             return
