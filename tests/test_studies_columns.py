@@ -59,6 +59,17 @@ def test_a_cell_has_the_words_of_its_column_and_those_that_its_method_leaves_uns
     assert [point.fold for point in plan(folds=("hard",)).points] == ["hard", "hard"]
 
 
+def test_a_column_may_have_data_of_its_own_and_no_run_within_it(plan):
+    made = plan()
+    for point in made.points:
+        run = finished_run(point.path, {"a": [0.5] * 4})
+        (run / "provenance.json").write_text(f'{{"manifest": "{point.fold}"}}')
+    write_tables(made, Console(quiet=True))
+    (run / "provenance.json").write_text('{"manifest": "another"}')
+    with pytest.raises(BadInput, match="column=hard,seed=0 was made from other data than"):
+        write_tables(made, Console(quiet=True))
+
+
 def test_its_tables_are_the_mean_over_sites_and_the_worst_of_them(plan, tmp_path):
     """Tests are over the patients of all sites of one column, and corrected within it."""
     base = {"a": [0.5] * 4, "b": [0.7] * 4}

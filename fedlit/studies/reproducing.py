@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from fedlit.studies.grid import Plan, Point, Standing
 from fedlit.studies.numbers import Design, Row
 from fedlit.studies.origin import with_patients
 from fedlit.studies.page import write_page
-from fedlit.studies.results import read_result, refuse_other_data
+from fedlit.studies.results import Result, read_result, refuse_other_data
 from fedlit.studies.running import said_of_failure
 from fedlit.studies.table import Scored, scored
 from fedlit.studies.writing import as_csv, as_latex, as_markdown, show
@@ -64,12 +65,16 @@ def rows_of(plan: Plan, found: Mapping[Point, str]) -> list[Row]:
     """The methods with those of their runs that lack nothing.
 
     Raises:
-        BadInput: a run was made from other data than the others.
+        BadInput: a run was made from other data than the others; a column may have data of its own.
     """
     results = {point: read_result(point.path) for point, why in found.items() if not why}
     if plan.asked.data is not None:
         results = with_patients({point: (result, point.config) for point, result in results.items()})
-    refuse_other_data(list(results.values()))
+    of_data: dict[str | None, list[Result]] = defaultdict(list)
+    for point, result in results.items():
+        of_data[point.fold if plan.asked.study.columns else None].append(result)
+    for alike in of_data.values():
+        refuse_other_data(alike)
     return [
         Row(
             method.name,
