@@ -12,6 +12,7 @@ from fedlit.errors import BadInput
 from fedlit.fleet.collecting import Summed
 from fedlit.messages import Update
 from fedlit.weights import sha256
+from tests import rounds
 from tests.conftest import fedlit, make_federation, make_site, make_world, run_rounds
 
 ROUNDED = Mean(by="samples_rounded_as_released")
@@ -135,6 +136,16 @@ def test_the_order_of_updates_changes_no_bit_of_a_mean_by_shares_that_are_not_wh
         found.append(summed.outcome([summed.part()]).tensors["weights/w"])
     assert all(torch.equal(each, found[0]) for each in found)
     assert len({sum(update.num_samples**0.5 for update in order) for order in (updates, updates[::-1])}) == 2
+
+
+def test_an_update_of_no_numbers_is_dropped_and_weighs_nothing():
+    names = ("a", "b", "c")
+    updates = rounds.drawn(names)
+    nowhere = {"b": {entry: value * float("nan") for entry, value in rounds.START.items()}}
+    found = rounds.play(rounds.make_fleet(names, on_client_error="drop"), Mean(), updates | nowhere)
+    others = {name: updates[name] for name in "ac"}
+    assert [*found.dropped] == ["b"]
+    assert sha256(found.weights) == sha256(rounds.play(rounds.make_fleet(names), Mean(), others).weights)
 
 
 def test_the_number_of_pictures_is_that_of_the_update(sites):

@@ -61,8 +61,9 @@ class Summed:
         self.coefficients: list[float] = []
 
     def add(self, update: Update) -> None:
-        self.coefficients.append(self.coefficient(update))
-        self.total.add(tensors(update), self.coefficients[-1])
+        coefficient = self.coefficient(update)
+        self.total.add(tensors(update), coefficient)
+        self.coefficients.append(coefficient)
 
     def part(self) -> tuple[Weights | None, list[float]]:
         """What the other processes need to know of this one's."""
