@@ -29,6 +29,7 @@ from fedlit.files import replacing, write_atomically
 from fedlit.storage import locked, read_json, writing_to
 
 FORMAT = 3  # part of every pack's key: raise it when decoding or preparing changes
+FACTS = ("st_size", "st_mtime_ns", "st_ctime_ns")  # of a file; other ones are kept in an index of their own
 NUM_THREADS = min(8, os.cpu_count() or 1)
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def file_hashes(paths: Sequence[Path], *, root: Path, cache: Path) -> dict[Path,
 
     Also in the time of their last change on this disk, which nobody sets: a copy may bring its older time along.
     """
-    index = cache / "hashes" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
+    index = cache / "hashes" / f"{hashlib.sha256(f'{FACTS} {root}'.encode()).hexdigest()[:16]}.json"
     known, found = read_json(index) or {}, {}
     stale = []
     for path in dict.fromkeys(paths):
@@ -90,7 +91,7 @@ def file_hashes(paths: Sequence[Path], *, root: Path, cache: Path) -> dict[Path,
 
 
 def _facts(stat: os.stat_result) -> list[int]:
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    return [getattr(stat, name) for name in FACTS]
 
 
 def packed(
