@@ -17,7 +17,7 @@ from fedlit.checkpoint import Checkpoints, seconds_per_picture
 from fedlit.client import Client
 from fedlit.config import bind, build
 from fedlit.data.loading import Loader
-from fedlit.data.site import Site
+from fedlit.data.site import Site, num_pictures
 from fedlit.display import Display
 from fedlit.errors import BadInput
 from fedlit.examination import Examination
@@ -60,7 +60,7 @@ def assemble(config: DictConfig, world: World, display: Display) -> Experiment:
     refuse([*of_members(config, algorithm, participants), *of_pictures(algorithm, sizes)])
     run_dir = RunDirectory(config.run_dir)
     costs = training_costs(participants, run_dir / "checkpoint")
-    team = world.form_team(size_of_teams(config, num_pictures(participants), world.size))
+    team = world.form_team(size_of_teams(config, participants, world.size))
     if team.size > 1:
         display.say(f"{team.size} processes train each client together")
     network = first_network(config, source)
@@ -171,15 +171,10 @@ def training_costs(participants: Sequence[Site], checkpoints: Path) -> dict[str,
     return {name: count * measured.get(name, 1.0) for name, count in num_pictures(participants).items()}
 
 
-def num_pictures(participants: Sequence[Site]) -> dict[str, int]:
-    """The training pictures of each client."""
-    return {site.name: len(site.train) for site in participants}
+def size_of_teams(config: DictConfig, participants: Sequence[Site], num_processes: int) -> int:
+    """How many processes train one client together, by their pictures alone.
 
-
-def size_of_teams(config: DictConfig, costs: Mapping[str, float], num_processes: int) -> int:
-    """How many processes train one client together.
-
-    Of costs that a run that goes on would find again: the sums of another size are rounded otherwise.
+    Seconds that were measured would form others when a run goes on, and their sums are rounded otherwise.
 
     Raises:
         BadInput: so many cannot, or the loss of a batch is not the mean over its pictures.
@@ -192,6 +187,7 @@ def size_of_teams(config: DictConfig, costs: Mapping[str, float], num_processes:
             )
         return 1
     divisible = getattr(build(config.loss), "is_mean_over_pictures", True)
+    costs = num_pictures(participants)
     size = team_size(
         config.processes_per_client,
         costs,

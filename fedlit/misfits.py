@@ -15,7 +15,7 @@ from fedlit.aggregation import ROOT
 from fedlit.aggregation.base import check_stretched
 from fedlit.algorithms import Algorithm, Sampling
 from fedlit.config import bind, build
-from fedlit.data.site import Site
+from fedlit.data.site import Site, num_pictures
 from fedlit.errors import BadInput
 from fedlit.judging import candidates_of
 from fedlit.privacy import CaseLevel, CasePrivacy
@@ -132,7 +132,7 @@ def of_a_round(config: DictConfig, algorithm: Algorithm, participants: Sequence[
     """Training pictures of the clients of the first round, by name; None where it is not known how many there are."""
     if participants is not None:
         cohort = sampling(config)([site.name for site in participants], 0)
-        return {site.name: len(site.train) for site in participants if site.name in cohort}
+        return num_pictures(site for site in participants if site.name in cohort)
     if config.clients_per_round is None:
         return None
     names = [f"client {place}" for place in range(config.clients_per_round)]

@@ -47,12 +47,12 @@ def count_processes(config: DictConfig, accelerator: str) -> int | Unknown:
     return devices * config.num_nodes
 
 
-def team_of(drawn: Sketch, costs: Mapping[str, float], num_processes: int | Unknown) -> int:
+def team_of(drawn: Sketch, num_processes: int | Unknown) -> int:
     """Processes for one client; where it depends on what is not known, 1."""
     asked = drawn.config.processes_per_client
     if isinstance(num_processes, Unknown) or (isinstance(drawn.outlines, Unknown) and asked == "auto"):
         return asked if isinstance(asked, int) else 1
-    return size_of_teams(drawn.config, costs, num_processes)
+    return size_of_teams(drawn.config, [client.site for client in drawn.clients.values()], num_processes)
 
 
 def workloads(

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedlit.assembly import num_pictures, training_costs
+from fedlit.assembly import training_costs
+from fedlit.data.site import num_pictures
 from fedlit.errors import BadInput
 from fedlit.fleet import Team, exchange
 from fedlit.fleet.placement import desks, pack, team_size

@@ -11,10 +11,12 @@ from torch import nn
 
 from fedlit.__main__ import checked
 from fedlit.algorithms import Algorithm
+from fedlit.assembly import training_costs
+from fedlit.fleet.placement import team_size
 from fedlit.footprint import Unknown
 from fedlit.plan import plan, together
 from fedlit.rehearsal import Exchange
-from tests.conftest import fedlit
+from tests.conftest import fedlit, make_site
 
 
 class Picky(nn.Module):
@@ -129,6 +131,19 @@ def test_processes_teams_and_batches(planned, words, processes, team, batch):
     found = planned(*words)
     assert (found.num_processes, found.team, found.batch) == (processes, team, batch)
     assert ("gradients on their way" in found.memory) == (team > 1)
+
+
+def test_seconds_that_a_run_has_measured_form_no_other_teams(planned, config_file, tmp_path):
+    """As in the run that goes on: sums of another size of teams would be rounded otherwise."""
+    words = ("devices=2", "unseen_sites=[c,u]")
+    assert planned(*words).team == 1
+    folder = tmp_path / "run" / "checkpoint"
+    folder.mkdir(parents=True)
+    work = {"a": [700.0, 7], "b": [0.5, 5]}  # seconds and pictures; by these a would be worth both processes
+    index = {"format": 1, "server": {}, "memories": {}, "progress": {"work": work}}
+    (folder / "round-00001.json").write_text(json.dumps(index))
+    costs = training_costs([make_site("a", (7, 1, 1)), make_site("b", (5, 1, 1))], folder)
+    assert team_size("auto", costs, 2) == 2 and planned(*words).team == 1
 
 
 def test_memory_adds_up_and_follows_the_optimizer_and_the_batch(planned):

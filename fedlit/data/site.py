@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedlit.data.pictures import Pictures
@@ -27,3 +28,8 @@ class Site:
     def num_samples(self) -> int:
         """The number of training pictures."""
         return len(self.train)
+
+
+def num_pictures(sites: Iterable[Site]) -> dict[str, int]:
+    """The number of training pictures of each, by name."""
+    return {site.name: site.num_samples for site in sites}
