@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,8 +45,7 @@ class Scored:
 
     @property
     def group(self) -> str:
-        """What the runs that differ in their seed alone have in common."""
-        return json.dumps(self.keys, sort_keys=True, default=str)
+        return group_of(self.keys)
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,21 @@ def collect(
         same = runs.setdefault((found.group, found.seed), found)
         if same is not found:
             missing.append(f"{path}: left out, it has the config and the seed of {same.path}")
-    remarks = [*_in_other_units([*runs.values()], metric)]
-    kept = tuple(_over_the_same_sites([*runs.values()], remarks.append))
+    found_runs = [*runs.values()]
+    remarks = [*_in_other_units(found_runs, metric)]
+    kept = tuple(_over_the_same_sites(found_runs, remarks.append))
     return Collection(kept, tuple(missing), tuple(remarks))
 
 
 def _over_the_same_sites(runs: Sequence[Scored], say: Callable[[str], object]) -> Iterator[Scored]:
     """The runs without the scores that are over fewer sites than those of other seeds: a mean of both means nothing."""
-    of_all: dict[tuple[str, str], frozenset[str]] = {}
-    for run in runs:
+    groups = [run.group for run in runs]
+    of_all: dict[tuple[str, str], frozenset[str]] = defaultdict(frozenset)
+    for group, run in zip(groups, runs, strict=True):
         for name, sites in run.sites.items():
-            of_all[run.group, name] = of_all.get((run.group, name), frozenset()) | sites
-    for run in runs:
-        lacking = {name: of_all[run.group, name] - sites for name, sites in run.sites.items()}
+            of_all[group, name] |= sites
+    for group, run in zip(groups, runs, strict=True):
+        lacking = {name: of_all[group, name] - sites for name, sites in run.sites.items()}
         if lost := [name for name, sites in lacking.items() if sites]:
             there = ", ".join(sorted(frozenset().union(*lacking.values())))
             say(f"{run.path} has no score at {there}, which other seeds have: its {', '.join(lost)} does not count")
@@ -168,6 +170,11 @@ def _in_another_unit(rows: Iterable[MetricRow], metric: str) -> dict[str, tuple[
         if row.metric in names and row.num_cases:
             found.setdefault(row.metric, []).append(row.site)
     return {name: tuple(sites) for name, sites in found.items()}
+
+
+def group_of(keys: Mapping[str, Any]) -> str:
+    """What the runs that differ in their seed alone have in common, by the keys that are `compared`."""
+    return json.dumps(keys, sort_keys=True, default=str)
 
 
 _NOT_COMPARED = tuple(f"{key}." for key in OF_NO_GROUP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -140,15 +141,15 @@ class Examination:
         """By site, the predictors whose recorded scores of that state are of other cases than the site has now."""
         sites = self.federation.sites
         now = {name: {case.id for case in site.test.cases} for name, site in sites.items()}
-        scored: dict[str, dict[str, set[str]]] = {site: {} for site in sorted(now)}
+        scored: dict[tuple[str, str], set[str]] = defaultdict(set)
         for row in record.cases():
             if (row.round, row.split) == (state.server.round, "test") and row.site in now:
-                scored[row.site].setdefault(row.model, set()).add(row.case)
-        found = {
-            site: sorted(model for model, cases in models.items() if cases != now[site])
-            for site, models in scored.items()
-        }
-        return {site: models for site, models in found.items() if models}
+                scored[row.site, row.model].add(row.case)
+        found: dict[str, list[str]] = defaultdict(list)
+        for (site, model), cases in sorted(scored.items()):
+            if cases != now[site]:
+                found[site].append(model)
+        return dict(found)
 
     def _choices(self, experts: Mapping[str, Expert]) -> dict[str, str]:
         """What predictors that choose among others have chosen, and by what."""

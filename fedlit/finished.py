@@ -23,7 +23,7 @@ from fedlit.data.reading import Picture, read_image
 from fedlit.data.source import Manifest
 from fedlit.errors import BadInput
 from fedlit.first_network import bind_network, first_network
-from fedlit.hardware import differentiable
+from fedlit.hardware import MIXED, TRUE, differentiable
 from fedlit.judging import candidates_of
 from fedlit.messages import Expert
 from fedlit.misfits import kept_entries
@@ -87,7 +87,8 @@ def open_model(
         check_site(directory, site)
     network = first_network(config, source)
     check_origin(directory.path, {"network": sha256(network.state_dict())})
-    network.eval().to(held_in(config.precision))  # another dtype has other buffers, which the resident is to hold
+    # first: the resident is to hold the buffers, and in another dtype these are others
+    network.eval().to(TRUE.get(config.precision, torch.float32))
     lend = partial(in_precision, precision=config.precision)
     resident, memory = Resident(network), {} if site is None else state.memories.get(site, {})
     kept = kept_entries(config, algorithm, resident)
@@ -122,24 +123,14 @@ def open_model(
     return Finished(network.eval(), prepared, is_network, source, description, config.batch_size, memory_format)
 
 
-DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
-
-
-def held_in(precision: str) -> torch.dtype:
-    """The dtype that a run of that precision, such as `bf16-mixed`, holds its network in."""
-    kind, form = precision.split("-")
-    return torch.float32 if form == "mixed" else DTYPES[kind]
-
-
 def in_precision(network: nn.Module, *, precision: str) -> Model:
     """A network that is held in a run's dtype, or was made of one that is, computing as that run did."""
-    kind, form = precision.split("-")
-    dtype, is_mixed = DTYPES[kind], form == "mixed"
+    computes_in = MIXED.get(precision)
 
     def model(images: Tensor) -> Tensor:
         weight = next(network.parameters())
         with (
-            torch.autocast(weight.device.type, dtype if is_mixed else None, enabled=is_mixed),
+            torch.autocast(weight.device.type, computes_in, enabled=computes_in is not None),
             differentiable(weight.device),
         ):
             return network(images.to(weight)).float()

@@ -14,10 +14,8 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedlit.hardware import MIXED, TRUE
 from fedlit.weights import num_bytes
-
-TRUE = {"32-true": torch.float32, "64-true": torch.float64, "bf16-true": torch.bfloat16}
-MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def tabulate(runs: Sequence[Scored]) -> Table:
     """
     keys = differing([run.keys for run in runs])
     groups: dict[tuple[str, ...], list[Scored]] = defaultdict(list)
-    columns = [texts([run.keys.get(key, "") for run in runs]) for key in keys]
+    values = [[run.keys.get(key, "") for run in runs] for key in keys]
+    columns = [told_apart([*map(shown, each)], [*map(written, each)]) for each in values]
     for place, run in enumerate(runs):
         groups[tuple(column[place] for column in columns)].append(run)
     lines = [_group(labels, [run.scores for run in members]) for labels, members in sorted(groups.items())]
@@ -92,12 +93,12 @@ def differing(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in found if "." not in key or columns[key] != columns.get(key.rpartition(".")[2])]
 
 
-def texts(values: Sequence[Any]) -> list[str]:
-    """Values as they are `shown`, and whole where two that differ would look alike."""
-    whole: dict[str, set[str]] = defaultdict(set)
-    for value in values:
-        whole[shown(value)].add(written(value))
-    return [shown(value) if len(whole[shown(value)]) == 1 else written(value) for value in values]
+def told_apart(short: Sequence[str], whole: Sequence[str]) -> list[str]:
+    """The short texts, and the whole ones where two of these that differ would look alike."""
+    meant: dict[str, set[str]] = defaultdict(set)
+    for one, other in zip(short, whole, strict=True):
+        meant[one].add(other)
+    return [one if len(meant[one]) == 1 else other for one, other in zip(short, whole, strict=True)]
 
 
 def written(value: Any) -> str:

@@ -27,6 +27,13 @@ PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64
 """Short names that `fabric run --precision` takes."""
 
 
+TRUE = {"32-true": torch.float32, "64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
+"""In what a network is held; with any other precision in float32."""
+
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""In what autocast computes."""
+
+
 def resolve_precision(precision: str, accelerator: str) -> str:
     """`auto` is bf16-mixed where the device has bfloat16 (GPUs from Ampere on, CPUs with AVX512-BF16), else 32-true."""
     if precision != "auto":

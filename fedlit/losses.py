@@ -180,13 +180,14 @@ class Focal(Loss):
             raise ValueError(f"Focal: alpha={self.alpha!r} is not allowed; use a share from 0 to 1, or null")
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        if _takes_softmax(logits, target):
-            truth = _with_background(target).to(precise(logits).dtype)
+        is_softmax, logits = _takes_softmax(logits, target), precise(logits)
+        if is_softmax:
+            truth = _with_background(target).to(logits.dtype)
             foreground = 1 - truth[:, 0]
-            entropy = F.cross_entropy(precise(logits), truth, reduction="none")
+            entropy = F.cross_entropy(logits, truth, reduction="none")
         else:
-            foreground = target.to(precise(logits).dtype)
-            entropy = F.binary_cross_entropy_with_logits(precise(logits), foreground, reduction="none")
+            foreground = target.to(logits.dtype)
+            entropy = F.binary_cross_entropy_with_logits(logits, foreground, reduction="none")
         # the floor keeps the derivative of x^gamma finite at x = 0 for gamma < 1
         loss = (-torch.expm1(-entropy)).clamp_min(1e-7) ** self.gamma * entropy
         if self.alpha is not None:

@@ -31,7 +31,7 @@ FREE = (*MACHINE, *PLACES, "num_rounds", "run_dir", "name", "resume", "overwrite
 """Keys that may differ when a run goes on: they do not change what is computed. `num_rounds` may only grow."""
 
 SCORED = ("metrics.validation", "metrics.test")
-"""Keys that may differ, beside these, when a run is evaluated again; what rule a score goes by may not."""
+"""Keys that may differ beside the FREE ones when a run is evaluated again; the rule that a score goes by may not."""
 
 OF_ROUNDS = ("num_rounds", "run_dir", "name", "resume", "overwrite", "loggers")
 """Keys that say how the rounds are run, where and who hears of them; what scores a run that is there takes none."""

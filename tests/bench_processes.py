@@ -63,7 +63,7 @@ def sharing(world) -> float:
         total.pair()
         world.share(None)
         begin = time.perf_counter()
-        mean_of_all(total, [1.0] * world.size, world.place)
+        mean_of_all(total, [True] * world.size, world.place, world.size)
         world.share(None)
         seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds[2:])
@@ -75,7 +75,7 @@ def mean(world) -> float:
     before, total = memory("VmRSS"), WeightedSum()
     for client in range(share):
         total.add({f"layer{number}": torch.rand(num_floats // 8) for number in range(8)}, 1.0 + client)
-    mean_of_all(total, [float(share)] * world.size, world.place)
+    mean_of_all(total, [True] * world.size, world.place, world.size * total.coefficient)
     return (memory("VmHWM") - before) / (4 * num_floats)
 
 

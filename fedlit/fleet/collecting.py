@@ -72,21 +72,21 @@ class Summed:
     def outcome(self, parts: Sequence[tuple[Weights | None, list[float]]]) -> Outcome:
         """The mean over the updates of all processes, whose `parts` these are."""
         like = next(like for like, _ in parts if like is not None)
-        here = [math.fsum(part) for _, part in parts]
+        have_terms = [bool(part) for _, part in parts]
         divisor = math.fsum(value for _, part in parts for value in part)
-        return Outcome(mean(self.total, like, here, self.world, divisor), {}, {})
+        return Outcome(mean(self.total, like, have_terms, self.world, divisor), {}, {})
 
 
 def mean(
-    total: WeightedSum, like: Weights, coefficients: Sequence[float], world: World, divisor: float | None = None
+    total: WeightedSum, like: Weights, have_terms: Sequence[bool], world: World, divisor: float
 ) -> dict[str, Tensor]:
-    """The mean over the terms of all processes; `divisor` is the sum of all coefficients, if its bits matter."""
+    """The mean over the terms of all processes; `divisor` is the sum of all coefficients."""
     if world.size == 1:
         return total.mean(divisor)
     if total.like is None:
         total = WeightedSum.zeros(like, world.fabric.device)
     try:
-        return mean_of_all(total, coefficients, world.place, divisor)
+        return mean_of_all(total, have_terms, world.place, divisor)
     except RuntimeError as error:
         raise world.lookout.explain(error) from error
 
@@ -170,8 +170,8 @@ class Kept:
                 total.add({"flat": self.rows[name].to(device)}, coefficient)
         if stayed and self.world.is_first:
             total.add({"flat": start.to(device)}, stayed)
-        has_terms = self.world.share(float(total.like is not None))
-        return mean(total, {"flat": start}, has_terms, self.world, math.fsum(chosen.coefficients.tolist()))["flat"]
+        have_terms = self.world.share(total.like is not None)
+        return mean(total, {"flat": start}, have_terms, self.world, math.fsum(chosen.coefficients.tolist()))["flat"]
 
 
 def check_comparable(rule: Comparing, update: Update, broadcast: Broadcast) -> None:

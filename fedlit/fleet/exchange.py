@@ -24,24 +24,21 @@ class Arriving(NamedTuple):
     messages: list[Any]
 
 
-def mean_of_all(
-    total: WeightedSum, coefficients: Sequence[float], place: int, divisor: float | None = None
-) -> dict[str, Tensor]:
-    """sum_p sum_k c_k w_k / sum_p sum_k c_k over the processes p, in the terms' own dtypes, equal in every process.
+def mean_of_all(total: WeightedSum, have_terms: Sequence[bool], place: int, divisor: float) -> dict[str, Tensor]:
+    """sum_p sum_k c_k w_k / divisor over the processes p, in the terms' own dtypes, equal in every process.
 
     12 bytes an element travel to whom they are added up by, 4 bytes back. `total` is used up.
 
     Args:
         total: of this process, perhaps of no term.
-        coefficients: of every process, in their order; 0 for one without terms.
+        have_terms: whether each process has any, in their order.
         place: of this process among them.
-        divisor: of the sum; None for that of the coefficients, whose last bit may depend on who added what.
+        divisor: the sum of all c_k, whose last bit must not depend on who added what.
     """
-    divisor = sum(coefficients) if divisor is None else divisor
     high, low = total.pair()
     mean = low  # a block's mean comes back after its sum has gone
-    rounds = blocks(high.numel(), len(coefficients))
-    arriving = [_send_sums(high, low, each, coefficients, place, number) for number, each in enumerate(rounds[:AHEAD])]
+    rounds = blocks(high.numel(), len(have_terms))
+    arriving = [_send_sums(high, low, each, have_terms, place, number) for number, each in enumerate(rounds[:AHEAD])]
     going: list[Any] = []
     for number, of_round in enumerate(rounds):
         block, pairs, messages = arriving.pop(0)
@@ -49,7 +46,7 @@ def mean_of_all(
         _add_up((high[block], low[block]), pairs, divisor)
         going += _send_means(mean, of_round, place, number)
         if (ahead := number + AHEAD) < len(rounds):
-            arriving.append(_send_sums(high, low, rounds[ahead], coefficients, place, ahead))
+            arriving.append(_send_sums(high, low, rounds[ahead], have_terms, place, ahead))
     _wait(going)
     return total.shaped(mean)
 
@@ -66,7 +63,7 @@ def blocks(num_elements: int, num_processes: int) -> list[list[slice]]:
 
 
 def _send_sums(
-    high: Tensor, low: Tensor, of_round: list[slice], coefficients: Sequence[float], place: int, number: int
+    high: Tensor, low: Tensor, of_round: list[slice], have_terms: Sequence[bool], place: int, number: int
 ) -> Arriving:
     """Post the messages of one round: to the owner of each block the sum over it, from the others that of our own."""
     mine = of_round[place]
@@ -74,11 +71,11 @@ def _send_sums(
     for peer, block in enumerate(of_round):
         if peer == place:
             continue
-        if coefficients[peer] and mine.start < mine.stop:
+        if have_terms[peer] and mine.start < mine.stop:
             pair = torch.empty_like(high[mine]), torch.empty_like(low[mine])
             pairs.append(pair)
             messages += [dist.P2POp(dist.irecv, part, peer, tag=3 * number + kind) for kind, part in enumerate(pair)]
-        if coefficients[place] and block.start < block.stop:
+        if have_terms[place] and block.start < block.stop:
             pair = high[block], low[block]
             messages += [dist.P2POp(dist.isend, part, peer, tag=3 * number + kind) for kind, part in enumerate(pair)]
     return Arriving(mine, pairs, _post(messages))

@@ -64,11 +64,7 @@ class FedTHE(Predictor):
             )
 
     def remarks(self, learnt: Learnt, images: Unlabelled) -> Iterator[str]:
-        if alike(learnt, select(learnt.resident.parameters, self.head)):
-            yield (
-                "members' own models do not differ from the global one in the head, and no mixture of theirs does; "
-                "train with algorithm=iopfl, or leave it out"
-            )
+        return alike(learnt, select(learnt.resident.parameters, self.head), "in the head")
 
     def prepare(self, learnt: Learnt, images: Unlabelled | None) -> Model | None:
         experts = own_models(learnt)

@@ -81,14 +81,21 @@ def own_models(learnt: Learnt) -> list[Expert]:
     return [learnt.experts[name] for name in sorted(learnt.experts)]
 
 
-def alike(learnt: Learnt, entries: Collection[str]) -> bool:
-    """No member's own model differs from the global one in any of these entries. Raises as `own_models` does."""
+def alike(learnt: Learnt, entries: Collection[str], where: str) -> Iterator[str]:
+    """What there is to say where no member's own model differs from the global one in any of these entries.
+
+    Raises as `own_models` does.
+    """
     experts, of_all = own_models(learnt), learnt.shared
-    return of_all is not None and all(
+    if of_all is not None and all(
         torch.equal(expert.weights[name], of_all[name].to(expert.weights[name]))
         for expert in experts
         for name in entries
-    )
+    ):
+        yield (
+            f"members' own models do not differ from the global one {where}, and no mixture of them does; train with "
+            "algorithm=iopfl, or leave it out"
+        )
 
 
 def is_finite(expert: Expert) -> bool:

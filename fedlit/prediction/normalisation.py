@@ -66,22 +66,22 @@ def settle(learnt: Learnt, network: nn.Module, layers: dict[str, _BatchNorm], im
         layer.track_running_stats = True
 
 
-def scales_and_shifts(network: nn.Module) -> set[str]:
-    """The names that the affine parameters of normalising layers have, or would have."""
-    return {f"{layer}.{part}" for layer in norm_layers(network) for part in ("weight", "bias")}
+def scales_and_shifts(resident: Resident) -> set[str]:
+    """The names of the affine parameters of normalising layers that the federation trains."""
+    named = {f"{layer}.{part}" for layer in norm_layers(resident.network) for part in ("weight", "bias")}
+    return named & resident.parameters.keys()
 
 
 def untuned(resident: Resident, lr: float) -> Iterator[str]:
     """What there is to say of a network in which `tuned_norms` changes nothing, by steps of `lr`."""
-    if not scales_and_shifts(resident.network) & resident.parameters.keys():
+    if not scales_and_shifts(resident):
         yield "the federation trains no scale or shift of a normalising layer: there is nothing to adapt"
     yield from lost_steps(resident, lr)
 
 
 def lost_steps(resident: Resident, lr: float) -> Iterator[str]:
     """What there is to say where steps of `lr` are less than half the distance between numbers near 1."""
-    trained = scales_and_shifts(resident.network) & resident.parameters.keys()
-    for dtype in {resident.parameters[name].dtype for name in trained}:
+    for dtype in {resident.parameters[name].dtype for name in scales_and_shifts(resident)}:
         if lr < torch.finfo(dtype).eps / 2:
             yield (
                 f"adaptation.lr={lr:g} is lost in {str(dtype).removeprefix('torch.')}, in which the network is held: "
@@ -105,10 +105,10 @@ def tuned_norms(
     """
     if learnt.shared is None:
         return None
-    network = learnt.copy(learnt.shared)
-    trained = scales_and_shifts(network) & learnt.resident.parameters.keys()
+    trained = scales_and_shifts(learnt.resident)
     if not trained:
         return None
+    network = learnt.copy(learnt.shared)
     entries = dict(network.named_parameters())
     for name in trained:
         entries[name].requires_grad_(True)

@@ -100,11 +100,8 @@ class Routing(Predictor):
                 f"{len(left)} of {len(routed) + len(left)} convolutions and linear layers stay those of the global "
                 f"model, such as {name}, {why}; Conv2d, ConvTranspose2d and Linear themselves are routed"
             )
-        if alike(learnt, [name for name in learnt.resident.parameters if name.rpartition(".")[0] in routed]):
-            yield (
-                "members' own models do not differ from the global one in any layer that is routed, and no mixture of "
-                "them does; train with algorithm=iopfl, or leave it out"
-            )
+        entries = [name for name in learnt.resident.parameters if name.rpartition(".")[0] in routed]
+        yield from alike(learnt, entries, "in any layer that is routed")
         if self.tune_norms:
             yield from lost_steps(learnt.resident, self.adaptation.lr)
 
@@ -123,7 +120,7 @@ class Routing(Predictor):
         by_batch = use_batch_statistics(network) if self.statistics == "batch" else {}
         trained = {name: value for name, value in network.named_parameters() if name in learnt.resident.parameters}
         if self.tune_norms:
-            for name in scales_and_shifts(network) & trained.keys():
+            for name in scales_and_shifts(learnt.resident):
                 trained[name].requires_grad_(True)
         teacher = self._teacher(learnt, network, depends_on_its_batch=bool(by_batch))
         layers = route(

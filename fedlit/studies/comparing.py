@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedlit.collect import compared
+from fedlit.collect import compared, group_of
 from fedlit.errors import BadInput
-from fedlit.grouping import differing, shown, written
+from fedlit.grouping import differing, shown, told_apart, written
 from fedlit.studies.numbers import Design, Row
 from fedlit.studies.results import Result, read_results, refuse_other_data
 from fedlit.studies.table import Scored, scored
@@ -137,7 +137,7 @@ def grouped(results: Sequence[Result]) -> list[Group]:
     Where two runs have the same config and seed, each run stands alone under its folder's name.
     """
     keys = [compared(result.config) for result in results]
-    texts = [repr(sorted(key.items())) for key in keys]
+    texts = [group_of(key) for key in keys]
     if len({(text, result.seed) for text, result in zip(texts, results, strict=True)}) < len(results):
         return [Group(result.path.as_posix(), (result,)) for result in results]
     of: dict[str, list[int]] = {}
@@ -167,9 +167,8 @@ def named(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     for key in sorted({*keys} - {*chosen} - outer, key=lambda key: (key.count("."), key)):
         if len(_labels(groups, [*chosen, key])) > len(_labels(groups, chosen)):
             chosen.append(key)
-    names = [_label(group, chosen) for group in groups]
     whole = [", ".join(written(group.get(key, "")) for key in chosen) for group in groups]
-    return [name if names.count(name) == 1 else text for name, text in zip(names, whole, strict=True)]
+    return told_apart([_label(group, chosen) for group in groups], whole)
 
 
 def _labels(groups: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> set[str]:
